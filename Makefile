@@ -1,0 +1,32 @@
+# make help lists the targets. Everything runs from the locked environment in .venv (uv makes it).
+SHELL := /bin/bash
+UV ?= uv
+RUN := $(UV) run --frozen
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+
+.PHONY: env
+env: ## the locked environment, and links by which mypy sees holdfast.*
+	$(UV) sync --frozen -q
+	@mkdir -p build/typing/holdfast
+	@for d in agent coordinator proto; do ln -sfn ../../../$$d build/typing/holdfast/$$d; done
+
+.PHONY: proto
+proto: env ## generate Python from proto/*.proto (grpcio-tools <= 1.71: loads under protobuf runtimes 5 to 7)
+	cd proto && $(RUN) --project .. python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. *.proto
+
+.PHONY: lint
+lint: env ## ruff, mypy --strict, import rules
+	$(RUN) ruff check . && $(RUN) ruff format --check .
+	$(RUN) mypy -p holdfast.agent -p holdfast.coordinator
+	$(RUN) lint-imports
+
+.PHONY: test-unit
+test-unit: env ## planners, parsers, formats
+	$(RUN) pytest tests/unit
+
+.PHONY: test-integration
+test-integration: env ## against real services on loopback
+	$(RUN) pytest tests/integration

@@ -1,0 +1,1 @@
+"""One node: carries decisions out on real storage."""

@@ -1,0 +1,5 @@
+"""The agent: one process per node."""
+
+
+def main() -> None:
+    """Run the agent."""

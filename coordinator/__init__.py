@@ -1,0 +1,1 @@
+"""The shared keyspace and every decision; no storage command, no subprocess."""

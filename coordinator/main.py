@@ -1,0 +1,5 @@
+"""The coordinator: runs beside etcd; one is elected and decides."""
+
+
+def main() -> None:
+    """Run the coordinator."""

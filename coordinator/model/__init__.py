@@ -1,0 +1,1 @@
+"""Data: what the keyspace holds, checked at the edge."""

@@ -1,0 +1,1 @@
+"""Pure decisions: data in, steps out; no I/O, no clock."""

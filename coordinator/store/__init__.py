@@ -1,0 +1,1 @@
+"""etcd: the client, the keyspace, the cache."""
