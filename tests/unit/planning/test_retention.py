@@ -3,7 +3,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from holdfast.coordinator.planning.retention import Keep, RetentionError, apply
+from holdfast.coordinator.model.keep import Keep, RetentionError
+from holdfast.coordinator.planning.retention import apply
 from hypothesis import given
 from hypothesis import strategies as st
 

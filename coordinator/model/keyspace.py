@@ -1,0 +1,75 @@
+"""The keys of `/holdfast/<cluster>/` (DESIGN §5): written in one place, so that every role agrees on them."""
+
+from dataclasses import dataclass
+
+from holdfast.coordinator.model.guest import Guest, Placement
+from holdfast.coordinator.model.names import NodeName
+from holdfast.coordinator.model.node import Node
+from holdfast.coordinator.model.policy import ProtectionPolicy
+from holdfast.coordinator.model.record import Record
+from holdfast.coordinator.model.request import Request
+from holdfast.coordinator.model.storage import Storage
+
+DEFAULT_CLUSTER = "default"
+
+DESIRED: dict[str, type[Record]] = {
+    "storage": Storage,
+    "guests": Guest,
+    "placements": Placement,
+    "nodes": Node,
+    "policies": ProtectionPolicy,
+    "requests": Request,
+}
+"""Folder under `desired/` → what its records are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """Builds the keys of one cluster."""
+
+    cluster: str = DEFAULT_CLUSTER
+
+    @property
+    def root(self) -> str:
+        """Everything of this cluster."""
+        return f"/holdfast/{self.cluster}/"
+
+    @property
+    def meta(self) -> str:
+        """Format, cluster UUID, generation."""
+        return f"{self.root}meta"
+
+    @property
+    def leader(self) -> str:
+        """The coordinator that decides (leased)."""
+        return f"{self.root}leader"
+
+    @property
+    def desired_prefix(self) -> str:
+        """All desired state."""
+        return f"{self.root}desired/"
+
+    def desired(self, folder: str, name: str | int) -> str:
+        """One record of desired state; `folder` is a key of DESIRED."""
+        return f"{self.root}desired/{folder}/{name}"
+
+    @property
+    def owners_prefix(self) -> str:
+        """All owners."""
+        return f"{self.root}owners/"
+
+    def owner(self, vmid: int) -> str:
+        """The owner of one guest."""
+        return f"{self.root}owners/{vmid}"
+
+    def agent(self, node: NodeName) -> str:
+        """What one agent says of itself."""
+        return f"{self.root}agents/{node}/self"
+
+    def guest_report(self, node: NodeName, vmid: int) -> str:
+        """What the owner's agent says of a guest."""
+        return f"{self.root}agents/{node}/guests/{vmid}"
+
+    def replica_report(self, node: NodeName, vmid: int) -> str:
+        """What a target's agent says of the points it holds."""
+        return f"{self.root}agents/{node}/replicas/{vmid}"

@@ -1,0 +1,111 @@
+"""A recovery point: what a guest can be started from. Guards invariant 2, no mixture.
+
+One snapshot per replicated disk, taken at one instant, plus the guest's definition at that instant and the list of its
+members. Whether a point is complete is computed from that list and what the storage holds; it is never a flag.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import total_ordering
+from typing import Self
+
+from holdfast.coordinator.model.names import Dataset, DiskSlot, Size, VolumeId
+from holdfast.coordinator.model.record import Instant, Record
+from pydantic import field_validator
+
+_NAME = re.compile(r"holdfast-([1-9][0-9]*)-([1-9][0-9]*)\Z")
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class PointId:
+    """Orders a guest's points: by owner's epoch, then by sequence within it, never by time (DESIGN §6)."""
+
+    epoch: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.sequence}"
+
+    def __lt__(self, other: "PointId") -> bool:
+        return (self.epoch, self.sequence) < (other.epoch, other.sequence)
+
+    @property
+    def snapshot(self) -> str:
+        """The name of the point's snapshots: other tools' prune rules leave it alone."""
+        return f"holdfast-{self}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `EPOCH-SEQUENCE`; ValueError otherwise."""
+        point = cls.of_snapshot(f"holdfast-{text}")
+        if point is None:
+            raise ValueError(f"not a recovery point: {text!r} (write EPOCH-SEQUENCE, e.g. 1-42)")
+        return point
+
+    @classmethod
+    def of_snapshot(cls, name: str) -> Self | None:
+        """The point that a snapshot's short name belongs to; None if the name is not ours."""
+        match = _NAME.match(name)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+class Consistency(StrEnum):
+    """How a point's snapshots relate in time."""
+
+    ATOMIC = "atomic"
+    """One transaction group of one pool holds them all."""
+    PAUSED = "paused"
+    """Several pools; the guest did not write between the first and the last."""
+    NONE = "none"
+    """Several pools, taken one after the other while the guest ran."""
+
+
+class Member(Record):
+    """One disk in a point. `snapshot` may bear an older point's name: nothing was written to the disk in between."""
+
+    disk: DiskSlot
+    volume: VolumeId
+    dataset: Dataset
+    snapshot: str
+    guid: int
+    size: Size
+
+    @field_validator("snapshot")
+    @classmethod
+    def _ours(cls, name: str) -> str:
+        if PointId.of_snapshot(name) is None:
+            raise ValueError(f"not a snapshot of Holdfast: {name!r}")
+        return name
+
+    @property
+    def full_name(self) -> str:
+        """`dataset@snapshot` on the node where the record was written."""
+        return f"{self.dataset}@{self.snapshot}"
+
+
+class RecoveryPoint(Record):
+    """A point as it is marked on the storage that holds it."""
+
+    epoch: int
+    sequence: int
+    instant: Instant
+    consistency: Consistency
+    definition: str
+    """Digest of the guest's definition, which is kept beside the points."""
+    members: tuple[Member, ...]
+
+    @property
+    def id(self) -> PointId:
+        """Its place in the order of the guest's points."""
+        return PointId(self.epoch, self.sequence)
+
+    def complete(self, guids: Collection[int]) -> bool:
+        """Whether every member is among the snapshots (by GUID) that the storage holds."""
+        return all(member.guid in guids for member in self.members)
+
+    def member(self, disk: str) -> Member | None:
+        """The member of a disk slot."""
+        return next((m for m in self.members if m.disk == disk), None)

@@ -1,0 +1,99 @@
+"""What the owner still needs of its snapshots and bookmarks, and what it may let go. Pure.
+
+Guards invariants 3 and 4. A snapshot is let go only if it bears our mark, is older than the guest's newest complete
+point, and no target needs it: neither as the last one it committed nor as the next one it is to receive. A bookmark of
+the last committed one stays besides, also for a target that no policy names any more.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.observed import Scan, Volume
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Doomed:
+    """A snapshot to be destroyed: only if it still has this GUID."""
+
+    snapshot: str
+    guid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cleanup:
+    """What to hold, release, bookmark and destroy for one guest on its owner."""
+
+    vmid: int
+    hold: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    destroy: tuple[Doomed, ...] = ()
+    bookmark: tuple[tuple[str, str], ...] = ()
+    """(snapshot, bookmark)"""
+    drop_bookmarks: tuple[str, ...] = ()
+    forget: tuple[PointId, ...] = ()
+    """Records of points that are not complete any more, or of no use."""
+
+    def __bool__(self) -> bool:
+        return bool(self.hold or self.release or self.destroy or self.bookmark or self.drop_bookmarks or self.forget)
+
+
+def needed_points(
+    points: list[RecoveryPoint], sent: Mapping[str, PointId], targets: Collection[str]
+) -> list[RecoveryPoint]:
+    """Of the owner's complete points (oldest first): the newest, and each target's last and next."""
+    needed: set[PointId] = {points[-1].id} if points else set()
+    for target in targets:
+        last = sent.get(target)
+        if last is not None:
+            needed.add(last)
+        following = next((p.id for p in points if last is None or p.id > last), None)
+        if following is not None:
+            needed.add(following)
+    return [p for p in points if p.id in needed]
+
+
+def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
+    """What may go of one guest's snapshots and bookmarks on this node, which owns it."""
+    points = scan.complete_points(vmid)
+    if not points:
+        return Cleanup(vmid)
+    sent = {target: id for anchor in scan.anchors_of(vmid) for target, id in anchor.sent.items()}
+    kept = needed_points(points, sent, targets)
+    kept_guids = {m.guid for p in kept for m in p.members}
+    recorded = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
+    reserve = {m.guid for p in recorded if p.id in set(sent.values()) for m in p.members}
+    datasets = sorted({m.dataset for p in recorded for m in p.members} & scan.volumes.keys())
+    parts = [_volume(scan.volumes[dataset], kept_guids, reserve, points[-1].id) for dataset in datasets]
+    kept_ids = {p.id for p in kept} | set(sent.values())
+    return Cleanup(
+        vmid,
+        hold=tuple(x for p in parts for x in p.hold),
+        release=tuple(x for p in parts for x in p.release),
+        destroy=tuple(x for p in parts for x in p.destroy),
+        bookmark=tuple(x for p in parts for x in p.bookmark),
+        drop_bookmarks=tuple(x for p in parts for x in p.drop_bookmarks),
+        forget=tuple(sorted({p.id for p in recorded if p.id not in kept_ids and p.id < points[-1].id})),
+    )
+
+
+def _volume(volume: Volume, kept: set[int], reserve: set[int], newest: PointId) -> Cleanup:
+    hold, release, destroy, bookmark = [], [], [], []
+    bookmarked = {b.guid for b in volume.bookmarks}
+    for snapshot in volume.snapshots:
+        name = f"{volume.dataset}@{snapshot.name}"
+        if snapshot.guid in reserve and snapshot.guid not in bookmarked:
+            bookmark.append((name, f"{volume.dataset}#{snapshot.name}"))
+        if snapshot.guid in kept:
+            if not snapshot.holds:
+                hold.append(name)
+        elif snapshot.ours and snapshot.point is not None and snapshot.point < newest:
+            if snapshot.holds:
+                release.append(name)
+            destroy.append(Doomed(name, snapshot.guid))
+    gone = [
+        f"{volume.dataset}#{b.name}"
+        for b in volume.bookmarks
+        if PointId.of_snapshot(b.name) and reserve and b.guid not in reserve
+    ]
+    return Cleanup(0, tuple(hold), tuple(release), tuple(destroy), tuple(bookmark), tuple(gone))

@@ -1,0 +1,136 @@
+"""What was seen on a node's storage: plain data, from which every plan is computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot of one volume; `holds` counts its user references."""
+
+    name: str
+    guid: int
+    createtxg: int
+    written: int
+    """Bytes written since the snapshot before it."""
+    used: int
+    holds: int
+    ours: bool = False
+    """Whether it bears our mark, set here: a name alone proves nothing."""
+
+    @property
+    def point(self) -> PointId | None:
+        """The recovery point that it was taken for, if Holdfast took it."""
+        return PointId.of_snapshot(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """A bookmark; `guid` is that of the snapshot that it stands for."""
+
+    name: str
+    guid: int
+    createtxg: int
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A zvol or a filesystem. Snapshots and bookmarks in the order in which they were made."""
+
+    dataset: str
+    kind: str
+    """`volume` or `filesystem`, as zfs(8) says."""
+    guid: int
+    size: int
+    """Bytes: volsize, or refquota, or what is referenced where there is no quota."""
+    used: int
+    written: int
+    """Bytes in the head since the newest snapshot; 0: the head is that snapshot."""
+    encrypted: bool
+    resume_token: str | None
+    marks: Mapping[str, str]
+    """Our user properties that are set on this very dataset (source `local`), without the `holdfast:` prefix."""
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """Native properties that are set locally and belong to the content of a container's volume."""
+    snapshots: tuple[Snapshot, ...] = ()
+    bookmarks: tuple[Bookmark, ...] = ()
+
+    @property
+    def newest(self) -> Snapshot | None:
+        """The newest snapshot."""
+        return self.snapshots[-1] if self.snapshots else None
+
+    def snapshot(self, guid: int) -> Snapshot | None:
+        """The snapshot of this GUID."""
+        return next((s for s in self.snapshots if s.guid == guid), None)
+
+    def unchanged_since(self, guid: int) -> bool:
+        """Whether nothing was written since the snapshot of this GUID: not in later snapshots, not in the head."""
+        for snapshot in reversed(self.snapshots):
+            if snapshot.guid == guid:
+                return self.written == 0
+            if snapshot.written:
+                return False
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What is marked about one guest on one pool: its epoch, points, and how far each target is."""
+
+    pool: str
+    vmid: int
+    epoch: int
+    points: tuple[RecoveryPoint, ...] = ()
+    """Oldest first."""
+    sent: Mapping[str, PointId] = field(default_factory=dict)
+    """Target → the last point that it committed."""
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    """Digest → text."""
+
+    def point(self, id: PointId) -> RecoveryPoint | None:
+        """The record of one point."""
+        return next((p for p in self.points if p.id == id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One look at all storages of a node. `at` is the wall clock before the look began."""
+
+    at: datetime
+    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    anchors: Mapping[tuple[str, int], Anchor] = field(default_factory=dict)
+    """(zpool, VMID) → what is marked there."""
+
+    def anchors_of(self, vmid: int) -> list[Anchor]:
+        """The guest's anchors on all pools."""
+        return [anchor for (_, owner), anchor in sorted(self.anchors.items()) if owner == vmid]
+
+    def epoch_of(self, vmid: int) -> int:
+        """The highest epoch that is marked for the guest; 0 where there is none."""
+        return max((anchor.epoch for anchor in self.anchors_of(vmid)), default=0)
+
+    def guids(self, point: RecoveryPoint) -> set[int]:
+        """Those of the point's members that are here."""
+        return {
+            member.guid
+            for member in point.members
+            if (volume := self.volumes.get(member.dataset)) and volume.snapshot(member.guid)
+        }
+
+    def complete_points(self, vmid: int) -> list[RecoveryPoint]:
+        """The guest's complete points here, oldest first."""
+        points = {point.id: point for anchor in self.anchors_of(vmid) for point in anchor.points}
+        return [points[id] for id in sorted(points) if points[id].complete(self.guids(points[id]))]
+
+    def with_volume(self, volume: Volume) -> "Scan":
+        """This scan with one volume replaced."""
+        return replace(self, volumes={**self.volumes, volume.dataset: volume})
+
+
+def pool_of(dataset: str) -> str:
+    """The zpool of a dataset."""
+    return dataset.partition("/")[0]

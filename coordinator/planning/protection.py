@@ -1,0 +1,259 @@
+"""Plans replication: when to take a recovery point, and what brings a target to it. Pure: no I/O, no clock.
+
+Guards invariant 4, always incremental: the last point that a target committed, and the one that it is being brought to,
+stay on the owner until the target has committed a later one. What may be let go is computed in `leftovers`.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from holdfast.coordinator.model.condition import Condition
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
+from holdfast.coordinator.planning.observed import Scan, Snapshot, Volume
+from holdfast.coordinator.planning.steps import AbortPartial, Commit, SendDisk, SetAside, Step, TakePoint
+from holdfast.coordinator.proxmox.calendar import CalendarEvent
+
+TXG_MARGIN = timedelta(seconds=10)
+"""Two transaction groups (zfs_txg_timeout is 5 s): `written` shows a write only once its group is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetVolume:
+    """One dataset of a guest on a target, as the target told it."""
+
+    dataset: str
+    ours: bool
+    guids: tuple[int, ...]
+    """Of its snapshots, oldest first."""
+    written: int
+    resume_token: str | None
+    resume_guid: int | None
+    """GUID of the snapshot that a partial receive was bringing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a target holds of one guest."""
+
+    epoch: int
+    points: tuple[RecoveryPoint, ...]
+    """Complete there, oldest first."""
+    volumes: Mapping[str, TargetVolume]
+
+    @property
+    def last(self) -> RecoveryPoint | None:
+        """The newest complete point."""
+        return self.points[-1] if self.points else None
+
+
+@dataclass(frozen=True, slots=True)
+class PointPlan:
+    """Whether to take a point now. If not: when to look again, and since when nothing has been written, if so."""
+
+    step: TakePoint | None
+    due: datetime | None = None
+    unchanged_at: datetime | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+def plan_point(
+    protection: Protection,
+    epoch: int,
+    scan: Scan,
+    waiting: Collection[str],
+    now: datetime,
+    zone: tzinfo,
+    asked: datetime | None = None,
+) -> PointPlan:
+    """Decide on a new point of one guest.
+
+    `waiting` are the targets that could take one up now: they are reachable and have committed all there is. Without
+    one, a new point would only pile up. `asked` is the newest request for a point at once.
+    """
+    if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
+        return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
+    if not waiting:
+        return PointPlan(None)
+    points = scan.complete_points(protection.vmid)
+    latest = points[-1] if points else None
+    waiting_on = [a for a in protection.assignments if a.node in waiting]
+    due = min((d for a in waiting_on if (d := due_after(a, latest, zone))), default=None)
+    changed = latest is None or _changed(protection, latest, scan)
+    demanded = asked is not None and (latest is None or latest.instant < asked)
+    if latest is None or demanded or (changed and due is not None and due <= now):
+        sequence = 1 + max((p.sequence for p in _seen(scan, protection) if p.epoch == epoch), default=0)
+        disks = tuple((d.disk, d.volume, d.dataset) for d in _disks(protection))
+        step = TakePoint(
+            protection.vmid, PointId(epoch, sequence), now, disks, protection.guest.digest, tuple(sorted(waiting))
+        )
+        return PointPlan(step)
+    if changed:
+        return PointPlan(None, due)
+    unchanged = scan.at - TXG_MARGIN
+    later = [d for a in waiting_on if (d := due_after(a, None, zone, unchanged))]
+    return PointPlan(None, min(later, default=None), unchanged if unchanged > latest.instant else None)
+
+
+def _missing(vmid: int, disk: DiskMap) -> Condition:
+    return Condition(
+        reason="VolumeMissing",
+        message=f"Disk {disk.disk} of guest {vmid} should be {disk.dataset}, which is not on this node. Without it no"
+        " point is taken; the last one stays. Create or import the volume, or correct the guest's disks.",
+    )
+
+
+def _seen(scan: Scan, protection: Protection) -> list[PointId]:
+    """Every point whose number is taken: recorded, or left behind as a snapshot."""
+    recorded = [p.id for anchor in scan.anchors_of(protection.vmid) for p in anchor.points]
+    taken = [
+        s.point
+        for d in _disks(protection)
+        if (volume := scan.volumes.get(d.dataset))
+        for s in volume.snapshots
+        if s.point
+    ]
+    return recorded + taken
+
+
+def _disks(protection: Protection) -> tuple[DiskMap, ...]:
+    return protection.assignments[0].disks if protection.assignments else ()
+
+
+def _changed(protection: Protection, latest: RecoveryPoint, scan: Scan) -> bool:
+    """Whether a point taken now would differ from the latest."""
+    if latest.definition != protection.guest.digest:
+        return True
+    if {m.disk: m.dataset for m in latest.members} != {d.disk: d.dataset for d in _disks(protection)}:
+        return True
+    for member in latest.members:
+        volume = scan.volumes.get(member.dataset)
+        if volume is None or volume.size != member.size or not volume.unchanged_since(member.guid):
+            return True
+    return False
+
+
+def due_after(
+    assignment: Assignment, latest: RecoveryPoint | None, zone: tzinfo, seen: datetime | None = None
+) -> datetime | None:
+    """When the next point is to be taken after `latest`, or after the moment `seen` at which nothing had changed.
+
+    Under an RPO that is half of it later, so that the transfer has the other half; on a grid of that width, so that
+    guests of one policy fall due together and share a snapshot command.
+    """
+    last = seen or (latest.instant if latest else datetime.fromtimestamp(0, zone))
+    if assignment.schedule is not None:
+        return CalendarEvent.parse(assignment.schedule).next_after(last, zone)
+    assert assignment.rpo is not None
+    width = assignment.rpo / 2
+    return datetime.fromtimestamp((last.timestamp() // width + 1) * width, last.tzinfo)
+
+
+def deadline(assignment: Assignment, committed: RecoveryPoint | None, zone: tzinfo) -> datetime:
+    """When the target's lag breaks the RPO (or misses the schedule): the nearest deadline is served first."""
+    if committed is None:
+        return datetime.fromtimestamp(0, zone)
+    if assignment.rpo is not None:
+        return committed.instant + timedelta(seconds=assignment.rpo)
+    return due_after(assignment, committed, zone) or committed.instant + timedelta(days=366)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """What brings one target up to date; `goal` None: there is nothing to bring."""
+
+    goal: RecoveryPoint | None
+    steps: tuple[Step, ...]
+    conditions: tuple[Condition, ...] = ()
+
+
+def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inventory) -> TargetPlan:
+    """Steps from what the target holds to the oldest point that it lacks.
+
+    Oldest, because that is the one it may have begun to receive; the owner keeps no others between it and the newest.
+    """
+    last = inventory.last
+    points = scan.complete_points(assignment.vmid)
+    ahead = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
+    if not ahead:
+        return TargetPlan(None, ())
+    goal = ahead[0]
+    disks = {disk.disk: disk for disk in assignment.disks}
+    steps: list[Step] = []
+    conditions: list[Condition] = []
+    for member in goal.members:
+        disk = disks[member.disk]
+        volume = scan.volumes[member.dataset]
+        snapshot = volume.snapshot(member.guid)
+        assert snapshot is not None, "a complete point has its members"
+        steps_or_why = _bring(assignment, disk, volume, snapshot, inventory.volumes.get(disk.target_dataset))
+        if isinstance(steps_or_why, Condition):
+            conditions.append(steps_or_why)
+        else:
+            steps += steps_or_why
+    if conditions:
+        return TargetPlan(goal, (), tuple(conditions))
+    steps.append(Commit(assignment.vmid, assignment.node, goal.id, epoch))
+    return TargetPlan(goal, tuple(steps))
+
+
+def _applies(point: RecoveryPoint, assignment: Assignment) -> bool:
+    """Whether every member still is a disk that is replicated: a point with a disk that has gone is not brought."""
+    return {(m.disk, m.dataset) for m in point.members} <= {(d.disk, d.dataset) for d in assignment.disks}
+
+
+def _bring(
+    assignment: Assignment, disk: DiskMap, volume: Volume, to: Snapshot, there: TargetVolume | None
+) -> list[Step] | Condition:
+    def send(base: str | None, token: str | None = None) -> SendDisk:
+        return SendDisk(assignment.vmid, assignment.node, disk, to.name, to.guid, base, token, volume.encrypted)
+
+    if there is None:
+        return [send(None)]
+    if to.guid in there.guids:
+        return []
+    if not there.ours:
+        return Condition(
+            reason="TargetOccupied",
+            target=assignment.node,
+            message=f"{assignment.node} already has a dataset {there.dataset} that Holdfast did not make; it is left"
+            f" alone. Rename it there (zfs rename), or map {disk.volume} to another storage.",
+        )
+    steps: list[Step] = []
+    if there.resume_token is not None:
+        if there.resume_guid == to.guid:
+            return [send(None, there.resume_token)]
+        steps.append(AbortPartial(assignment.vmid, assignment.node, disk))
+        if not there.guids:
+            return [*steps, send(None)]
+    base = _base_name(volume, there.guids[-1]) if there.guids else None
+    if base is not None:
+        if there.written:
+            return _modified(assignment, there)
+        return [*steps, send(base)]
+    if any(_base_name(volume, guid) for guid in there.guids):
+        return Condition(
+            reason="ReplicaHasOtherSnapshots",
+            target=assignment.node,
+            message=f"{there.dataset} on {assignment.node} has snapshots newer than the last common one, so nothing"
+            " can be received on top. List them with zfs list -t snapshot and destroy those that you do not need;"
+            " keep other snapshot tools away from replicas.",
+        )
+    return [*steps, SetAside(assignment.vmid, assignment.node, disk), send(None)]
+
+
+def _modified(assignment: Assignment, there: TargetVolume) -> Condition:
+    return Condition(
+        reason="ReplicaModified",
+        target=assignment.node,
+        message=f"{there.dataset} on {assignment.node} was written to since its last point; that is left alone. Look"
+        " at what was written; then zfs rollback it to its newest snapshot, and replication goes on.",
+    )
+
+
+def _base_name(volume: Volume, guid: int) -> str | None:
+    """`@snapshot` or `#bookmark` of this GUID on the owner."""
+    if snapshot := volume.snapshot(guid):
+        return f"@{snapshot.name}"
+    return next((f"#{b.name}" for b in volume.bookmarks if b.guid == guid), None)

@@ -1,0 +1,91 @@
+"""The steps of a plan: data that can be printed, and that the agent's executor carries out."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from holdfast.coordinator.model.point import PointId
+from holdfast.coordinator.planning.assignment import DiskMap
+
+
+@dataclass(frozen=True, slots=True)
+class TakePoint:
+    """Snapshot all disks of a guest at one instant and record the point, in one transaction a pool."""
+
+    vmid: int
+    point: PointId
+    at: datetime
+    disks: tuple[tuple[str, str, str], ...]
+    """(slot, volume, dataset)"""
+    definition: str
+    """Digest."""
+    targets: tuple[str, ...]
+
+    def __str__(self) -> str:
+        datasets = ", ".join(dataset for _, _, dataset in self.disks)
+        return f"take point {self.point} of guest {self.vmid}: snapshot {datasets} at one instant"
+
+
+@dataclass(frozen=True, slots=True)
+class SendDisk:
+    """Bring one disk to a snapshot. `base` is `@snapshot`, `#bookmark`, or None for all of it; a token resumes."""
+
+    vmid: int
+    target: str
+    disk: DiskMap
+    to: str
+    to_guid: int
+    base: str | None
+    resume_token: str | None
+    raw: bool
+
+    @property
+    def source(self) -> str:
+        """`dataset@snapshot` on the owner."""
+        return f"{self.disk.dataset}@{self.to}"
+
+    def __str__(self) -> str:
+        if self.resume_token:
+            how = "the rest of a stream that was cut"
+        else:
+            how = f"what changed since {self.base}" if self.base else "in full"
+        return f"send {self.source} to {self.target}:{self.disk.target_dataset}, {how}"
+
+
+@dataclass(frozen=True, slots=True)
+class AbortPartial:
+    """Drop a half-received stream whose snapshot is gone: it blocks every other receive."""
+
+    vmid: int
+    target: str
+    disk: DiskMap
+
+    def __str__(self) -> str:
+        return f"drop the half-received stream of {self.target}:{self.disk.target_dataset}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Rename a replica that shares no snapshot with the owner's volume; it is kept and reported."""
+
+    vmid: int
+    target: str
+    disk: DiskMap
+
+    def __str__(self) -> str:
+        return f"set {self.target}:{self.disk.target_dataset} aside: it has no snapshot in common with the owner's"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Record the point on the target, checked there: every member present, the epoch not overtaken."""
+
+    vmid: int
+    target: str
+    point: PointId
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"commit point {self.point} of guest {self.vmid} on {self.target}"
+
+
+Step = TakePoint | SendDisk | AbortPartial | SetAside | Commit
