@@ -22,6 +22,15 @@ DESIRED: dict[str, type[Record]] = {
 }
 """Folder under `desired/` → what its records are."""
 
+KINDS = {
+    "Storage": "storage",
+    "Guest": "guests",
+    "Placement": "placements",
+    "Node": "nodes",
+    "ProtectionPolicy": "policies",
+}
+"""`kind` of a document that people apply → folder under `desired/`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
