@@ -9,11 +9,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import total_ordering
-from typing import Self
+from typing import Annotated, Self
 
 from holdfast.coordinator.model.names import Dataset, DiskSlot, Size, VolumeId
 from holdfast.coordinator.model.record import Instant, Record
-from pydantic import field_validator
+from pydantic import BeforeValidator, field_validator
 
 _NAME = re.compile(r"holdfast-([1-9][0-9]*)-([1-9][0-9]*)\Z")
 
@@ -63,6 +63,11 @@ class Consistency(StrEnum):
     """Several pools, taken one after the other while the guest ran."""
 
 
+def _unsigned(guid: object) -> object:
+    """ZFS channel programs write GUIDs as signed numbers; everybody else as unsigned ones."""
+    return guid % 2**64 if isinstance(guid, int) else guid
+
+
 class Member(Record):
     """One disk in a point. `snapshot` may bear an older point's name: nothing was written to the disk in between."""
 
@@ -70,7 +75,7 @@ class Member(Record):
     volume: VolumeId
     dataset: Dataset
     snapshot: str
-    guid: int
+    guid: Annotated[int, BeforeValidator(_unsigned)]
     size: Size
 
     @field_validator("snapshot")

@@ -1,7 +1,8 @@
 """What the owner still needs of its snapshots and bookmarks, and what it may let go. Pure.
 
-Guards invariants 3 and 4. A snapshot is let go only if it bears our mark, is older than the guest's newest complete
-point, and no target needs it: neither as the last one it committed nor as the next one it is to receive. A bookmark of
+Guards invariants 3 and 4. A snapshot is let go only if a point's record on the same storage lists its GUID (a name
+proves nothing), it is older than the guest's newest complete point, and no target needs it: neither as the last one it
+committed nor as the next one it is to receive. A bookmark of
 the last committed one stays besides, also for a target that no policy names any more.
 """
 
@@ -64,7 +65,8 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
     recorded = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
     reserve = {m.guid for p in recorded if p.id in set(sent.values()) for m in p.members}
     datasets = sorted({m.dataset for p in recorded for m in p.members} & scan.volumes.keys())
-    parts = [_volume(scan.volumes[dataset], kept_guids, reserve, points[-1].id) for dataset in datasets]
+    ours = {m.guid for p in recorded for m in p.members}
+    parts = [_volume(scan.volumes[dataset], ours, kept_guids, reserve, points[-1].id) for dataset in datasets]
     kept_ids = {p.id for p in kept} | set(sent.values())
     return Cleanup(
         vmid,
@@ -77,7 +79,7 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
     )
 
 
-def _volume(volume: Volume, kept: set[int], reserve: set[int], newest: PointId) -> Cleanup:
+def _volume(volume: Volume, ours: set[int], kept: set[int], reserve: set[int], newest: PointId) -> Cleanup:
     hold, release, destroy, bookmark = [], [], [], []
     bookmarked = {b.guid for b in volume.bookmarks}
     for snapshot in volume.snapshots:
@@ -87,7 +89,7 @@ def _volume(volume: Volume, kept: set[int], reserve: set[int], newest: PointId) 
         if snapshot.guid in kept:
             if not snapshot.holds:
                 hold.append(name)
-        elif snapshot.ours and snapshot.point is not None and snapshot.point < newest:
+        elif snapshot.guid in ours and snapshot.point is not None and snapshot.point < newest:
             if snapshot.holds:
                 release.append(name)
             destroy.append(Doomed(name, snapshot.guid))

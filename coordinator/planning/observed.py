@@ -18,8 +18,6 @@ class Snapshot:
     """Bytes written since the snapshot before it."""
     used: int
     holds: int
-    ours: bool = False
-    """Whether it bears our mark, set here: a name alone proves nothing."""
 
     @property
     def point(self) -> PointId | None:

@@ -1,0 +1,196 @@
+"""Three of the four ports through which every effect goes (the fourth, Store, is `coordinator.store.port`).
+
+Production has the real ones, the simulator its own. Nothing else makes a thread, a child process or a socket.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from typing import Protocol
+
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.leftovers import Doomed
+from holdfast.coordinator.planning.observed import Scan
+from holdfast.proto import transfer_pb2 as wire
+
+
+class Refused(Exception):
+    """The other side, or the storage itself, said no. `reason` is one CamelCase word; the text is for operators."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class VolumesError(Exception):
+    """A storage command failed; the text has its command and what it printed."""
+
+
+class WireError(Exception):
+    """The other agent cannot be reached, or the link broke or stalled."""
+
+
+class Channel(Protocol):
+    """An open connection to another agent, between its preamble and its result."""
+
+    async def send(self, message: wire.Request | wire.Answer | wire.Result) -> None:
+        """Send one message. Raises WireError."""
+
+    async def request(self) -> wire.Request:
+        """Await a Request. Raises WireError, also when the other side is silent for too long."""
+
+    async def answer(self) -> wire.Answer:
+        """Await an Answer. Raises WireError."""
+
+    async def result(self) -> wire.Result:
+        """Await a Result. Raises WireError."""
+
+    def transferred(self) -> int:
+        """Bytes that the other side has acknowledged, or that have arrived from it: what progress is measured by."""
+
+    def finish_sending(self) -> None:
+        """No more bytes will follow from here."""
+
+    def abort(self) -> None:
+        """Break the connection at once, in both directions; whoever reads or writes it sees its end."""
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+Handler = Callable[[Channel], Awaitable[None]]
+
+
+class Wire(Protocol):
+    """Connections between agents."""
+
+    async def connect(self, address: str, port: int, pace: int | None = None) -> Channel:
+        """Connect to an agent. `pace` bounds what this side sends, in bytes per second. Raises WireError."""
+
+    async def serve(self, address: str, port: int, handler: Handler) -> None:
+        """Accept connections until cancelled; each gets `handler` in a task of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOrder:
+    """Snapshot these volumes of one guest, all in one pool, and record the point."""
+
+    vmid: int
+    pool: str
+    epoch: int
+    point: RecoveryPoint
+    """Its members have GUID 0 and the wanted name; what is recorded has what was taken."""
+    reuse: Mapping[str, tuple[str, int]]
+    """Dataset → short name and GUID of the snapshot to use again, if nothing was written since."""
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendOrder:
+    """Send `source` (dataset@snapshot), from `base` (`@snapshot` or `#bookmark`) or in full, or go on by a token."""
+
+    source: str
+    base: str | None = None
+    resume_token: str | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveOrder:
+    """Receive into `dataset`; `mark` names the guest and disk that it is a replica of."""
+
+    dataset: str
+    mark: str
+    kind: str
+    properties: Mapping[str, str] = field(default_factory=dict)
+    resume: bool = False
+    incremental: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOrder:
+    """Record a point on a target, and let go of superseded ones, in one transaction that checks epoch and GUIDs."""
+
+    vmid: int
+    pool: str
+    epoch: int
+    point: RecoveryPoint
+    definition: str
+    destroy: tuple[Doomed, ...] = ()
+    forget: tuple[PointId, ...] = ()
+
+
+class Volumes(Protocol):
+    """The storage of one node. Each call raises VolumesError, or Refused where an epoch or a GUID forbids it."""
+
+    async def scan(self) -> Scan:
+        """Look at everything."""
+
+    async def prepare(self, pool: str, vmid: int) -> None:
+        """Make the guest's anchor on a pool, if it is not there."""
+
+    async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
+        """Mark that `epoch` is now the lowest that may change the guest's volumes on this pool."""
+
+    async def take(self, order: TakeOrder) -> None:
+        """Take a point: all snapshots and the record, or nothing."""
+
+    async def hold(self, snapshots: Sequence[str]) -> None:
+        """Keep snapshots from being destroyed."""
+
+    async def release(self, snapshots: Sequence[str]) -> None:
+        """Undo `hold`."""
+
+    async def record_sent(
+        self, pool: str, vmid: int, epoch: int, target: str, point: PointId, bookmarks: Sequence[tuple[str, str]]
+    ) -> None:
+        """Mark that a target has committed a point, and bookmark its snapshots (snapshot, bookmark)."""
+
+    async def destroy(
+        self, pool: str, vmid: int, epoch: int, doomed: Sequence[Doomed], forget: Sequence[PointId]
+    ) -> None:
+        """Destroy snapshots that still have their GUID, then forget the records of points that needed them."""
+
+    async def drop_bookmark(self, bookmark: str) -> None:
+        """Destroy a bookmark of ours."""
+
+    async def send(self, order: SendOrder, channel: Channel) -> None:
+        """Write a stream into the channel until it ends."""
+
+    async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
+        """Read a stream from the channel until it ends; what arrived of a broken one is kept for resuming."""
+
+    async def abort_partial(self, dataset: str) -> None:
+        """Drop what is kept of a broken stream."""
+
+    async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
+        """Rename a replica of ours out of the way, under `<pool>/holdfast/aside/`; return its new name."""
+
+    async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
+        """Set native properties of a container's volume."""
+
+    async def commit(self, order: CommitOrder) -> None:
+        """Record a point that is complete here."""
+
+
+class Host(Protocol):
+    """The machine: clocks, durable state, the service manager."""
+
+    @property
+    def zone(self) -> tzinfo:
+        """The node's time zone: schedules are meant in it."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+    def load(self, name: str) -> bytes | None:
+        """Read a small piece of durable state; None if there is none."""
+
+    def save(self, name: str, data: bytes) -> None:
+        """Replace a small piece of durable state, atomically."""
+
+    def notify(self, state: str) -> None:
+        """Tell the service manager (sd_notify(3)); nothing happens without one."""

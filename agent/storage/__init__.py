@@ -1,0 +1,1 @@
+"""Storage back ends, each behind the Volumes port."""

@@ -1,0 +1,1 @@
+"""OpenZFS 2.1 and later, by its commands."""

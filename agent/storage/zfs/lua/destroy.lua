@@ -1,0 +1,47 @@
+-- Destroys superseded snapshots of a guest on its owner: only under an epoch that is not overtaken, and only a snapshot
+-- that still has the GUID that was recorded for it. A record goes once everything it alone needed has gone.
+--
+-- For each guest: anchor, epoch; count, then snapshot and GUID of each; count, then each property to forget.
+args = ...
+argv = args["argv"]
+at = 0
+
+function take_arg()
+    at = at + 1
+    return argv[at]
+end
+
+function destroy(anchor, epoch, doomed, forgotten)
+    local marked = tonumber(zfs.get_prop(anchor, "holdfast:epoch") or "0")
+    if marked > epoch then
+        return "EpochRefused " .. marked
+    end
+    for _, snapshot in ipairs(doomed) do
+        if zfs.exists(snapshot[1]) then
+            if string.format("%d", (zfs.get_prop(snapshot[1], "guid"))) ~= snapshot[2] then
+                return "GuidDiffers " .. snapshot[1]
+            end
+            local code = zfs.sync.destroy(snapshot[1])
+            if code ~= 0 then
+                return "DestroyFailed " .. snapshot[1] .. " " .. code
+            end
+        end
+    end
+    for _, name in ipairs(forgotten) do
+        zfs.sync.inherit(anchor, name)
+    end
+    return "ok"
+end
+
+answers = {}
+while at < #argv do
+    local anchor, epoch, doomed, forgotten = take_arg(), tonumber(take_arg()), {}, {}
+    for n = 1, tonumber(take_arg()) do
+        doomed[n] = { take_arg(), take_arg() }
+    end
+    for n = 1, tonumber(take_arg()) do
+        forgotten[n] = take_arg()
+    end
+    answers[#answers + 1] = destroy(anchor, epoch, doomed, forgotten)
+end
+return answers

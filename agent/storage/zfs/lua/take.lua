@@ -1,0 +1,96 @@
+-- Takes recovery points: all snapshots of a guest on this pool and the record of the point, in one transaction group.
+-- Guards "no mixture" (one instant) and "stale actors are powerless" (the epoch is compared in the same transaction).
+--
+-- For each guest: anchor, epoch, snapshot's short name, record's key, record's head,
+--   count, then for each volume: dataset, snapshot to use again if nothing was written since (or ""), its GUID,
+--     and the head of the member's JSON;
+--   count, then property and value of each piece of the definition.
+-- A member's JSON ends with the snapshot that was taken and its GUID; a record ends with "]}".
+args = ...
+argv = args["argv"]
+at = 0
+
+function take_arg()
+    at = at + 1
+    return argv[at]
+end
+
+function property(dataset, name)
+    value = zfs.get_prop(dataset, name)
+    return value
+end
+
+function read_guest()
+    local guest = { anchor = take_arg(), epoch = tonumber(take_arg()), snapshot = take_arg(), key = take_arg(),
+                    head = take_arg(), volumes = {}, pieces = {} }
+    for n = 1, tonumber(take_arg()) do
+        guest.volumes[n] = { dataset = take_arg(), reuse = take_arg(), reuse_guid = take_arg(), head = take_arg() }
+    end
+    for n = 1, tonumber(take_arg()) do
+        guest.pieces[n] = { name = take_arg(), value = take_arg() }
+    end
+    return guest
+end
+
+function obstacle(guest)
+    local epoch = tonumber(property(guest.anchor, "holdfast:epoch") or "0")
+    if epoch > guest.epoch then
+        return "EpochRefused " .. epoch
+    end
+    for _, volume in ipairs(guest.volumes) do
+        local code = zfs.check.snapshot(volume.dataset .. "@" .. guest.snapshot)
+        if code ~= 0 then
+            return "SnapshotFailed " .. volume.dataset .. " " .. code
+        end
+    end
+    return nil
+end
+
+-- The member to record: the snapshot just taken, or the one before if nothing was written in between; the new one
+-- then goes again, so that an idle disk costs no stream.
+function member(guest, volume)
+    local taken = volume.dataset .. "@" .. guest.snapshot
+    local name, guid = guest.snapshot, property(taken, "guid")
+    if volume.reuse ~= "" then
+        local before = volume.dataset .. "@" .. volume.reuse
+        if zfs.exists(before) and string.format("%d", property(before, "guid")) == volume.reuse_guid
+            and property(volume.dataset, "written@" .. volume.reuse) == 0 then
+            if zfs.sync.destroy(taken) == 0 then
+                name, guid = volume.reuse, property(before, "guid")
+            end
+        end
+    end
+    return volume.head .. '"snapshot":"' .. name .. '","guid":' .. string.format("%d", guid) .. "}"
+end
+
+function take(guest)
+    local why = obstacle(guest)
+    if why then
+        return why
+    end
+    for _, volume in ipairs(guest.volumes) do
+        local code = zfs.sync.snapshot(volume.dataset .. "@" .. guest.snapshot)
+        if code ~= 0 then
+            return "SnapshotFailed " .. volume.dataset .. " " .. code
+        end
+    end
+    local members = ""
+    for n, volume in ipairs(guest.volumes) do
+        members = members .. (n > 1 and "," or "") .. member(guest, volume)
+    end
+    for _, piece in ipairs(guest.pieces) do
+        zfs.sync.set_prop(guest.anchor, piece.name, piece.value)
+    end
+    zfs.sync.set_prop(guest.anchor, "holdfast:epoch", string.format("%d", guest.epoch))
+    local code = zfs.sync.set_prop(guest.anchor, guest.key, guest.head .. members .. "]}")
+    if code ~= 0 then
+        return "RecordFailed " .. code
+    end
+    return "ok"
+end
+
+answers = {}
+while at < #argv do
+    answers[#answers + 1] = take(read_guest())
+end
+return answers

@@ -1,0 +1,56 @@
+"""Channel programs (zfs-program(8)): several changes and their preconditions in one transaction group, one process.
+
+Guards invariant 5, stale actors are powerless: each program compares the epoch that is marked on the guest's anchor in
+the transaction that makes the change.
+"""
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+import orjson
+from holdfast.agent.ports import Refused, VolumesError
+from holdfast.agent.storage.zfs.command import run
+
+_FOLDER = resources.files("holdfast.agent.storage.zfs") / "lua"
+
+MEMORY = 64 * 1024 * 1024
+"""Bytes a program may use (`-m`); records of a whole batch pass through it."""
+
+
+async def call(pool: str, program: str, orders: Sequence[list[str]]) -> list[Exception | None]:
+    """Run a program over several guests' orders; the outcome of each is None, Refused or VolumesError."""
+    argv = [arg for order in orders for arg in order]
+    with resources.as_file(_FOLDER / f"{program}.lua") as script:
+        out = await run("program", "-j", "-m", str(MEMORY), pool, str(script), *argv)
+    answers = orjson.loads(out).get("return", {})
+    if isinstance(answers, dict):  # a Lua table comes as an object: its keys are "1", "2", …
+        answers = [answers[str(n)] for n in range(1, len(answers) + 1)]
+    if len(answers) != len(orders):
+        raise VolumesError(f"zfs program {program} on {pool} answered {len(answers)} of {len(orders)}: {out[:200]!r}")
+    return [_outcome(str(answer)) for answer in answers]
+
+
+def _outcome(answer: str) -> Exception | None:
+    if answer == "ok":
+        return None
+    reason, _, detail = answer.partition(" ")
+    if reason == "EpochRefused":
+        return Refused(
+            reason, f"the storage is marked with epoch {detail}, which is later: another node owns the guest now."
+        )
+    if reason == "MemberMissing":
+        return Refused(reason, f"{detail} is not there as it was sent; the point is brought again.")
+    if reason == "GuidDiffers":
+        return Refused(reason, f"{detail} is not the snapshot that was recorded; it is left alone.")
+    return VolumesError(f"{reason}: {detail} (the last number is an errno: errno(1) names it)")
+
+
+def signed(guid: int) -> str:
+    """A GUID as Lua prints it: channel programs know only signed 64-bit numbers."""
+    return str(guid - 2**64 if guid >= 2**63 else guid)
+
+
+def counted(groups: Iterable[Sequence[str]]) -> list[str]:
+    """A list for a program: how many, then each one's arguments."""
+    items = list(groups)
+    return [str(len(items)), *(arg for item in items for arg in item)]

@@ -1,0 +1,187 @@
+"""The Volumes port on OpenZFS."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+
+from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.storage.zfs import definition, names, programs, scan, streams
+from holdfast.agent.storage.zfs.batch import Batch
+from holdfast.agent.storage.zfs.command import run
+from holdfast.agent.storage.zfs.programs import counted, signed
+from holdfast.coordinator.model.names import check_dataset
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.leftovers import Doomed
+from holdfast.coordinator.planning.observed import Scan
+
+
+class ZfsVolumes:
+    """All pools that are imported on this node."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._programs: dict[tuple[str, str], Batch[list[str], None]] = {}
+        self._holds = Batch(self._on_snapshots("hold"))
+        self._releases = Batch(self._on_snapshots("release"))
+
+    async def scan(self) -> Scan:
+        """Look at everything: two processes."""
+        at = self._now()
+        async with asyncio.TaskGroup() as group:
+            listed = group.create_task(run(*scan.LIST))
+            local = group.create_task(run(*scan.GET))
+        return scan.read(at, listed.result(), local.result())
+
+    async def prepare(self, pool: str, vmid: int) -> None:
+        """Make the guest's anchor: never mounted, and no volume of Proxmox's by its name."""
+        check_dataset(pool)
+        await run("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", names.anchor(pool, vmid))
+
+    async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
+        """Mark the epoch on the anchor; a mark that is later already is refused."""
+        anchor = names.anchor(pool, vmid)
+        await self._program(pool, "sent", [anchor, str(epoch), names.EPOCH, str(epoch), "0"])
+
+    async def take(self, order: TakeOrder) -> None:
+        """Snapshot and record in one transaction group."""
+        members = []
+        for member in order.point.members:
+            # dump_json with the snapshot and GUID left out: the program appends what was really taken
+            head = member.model_dump_json(exclude={"snapshot", "guid"})[:-1] + ","
+            reuse = order.reuse.get(member.dataset)
+            members.append(
+                [check_dataset(member.dataset), reuse[0] if reuse else "", signed(reuse[1]) if reuse else "", head]
+            )
+        args = [names.anchor(order.pool, order.vmid), str(order.epoch), order.point.id.snapshot]
+        args += [f"{names.POINT}{order.point.id}", _record_head(order.point), *counted(members)]
+        args += counted(definition.split(order.point.definition, order.definition).items())
+        await self._program(order.pool, "take", args)
+
+    async def hold(self, snapshots: Sequence[str]) -> None:
+        """Hold snapshots under our tag; one that is held already is as good."""
+        if snapshots:
+            await self._holds.do(list(snapshots))
+
+    async def release(self, snapshots: Sequence[str]) -> None:
+        """Release our tag; one that does not bear it is as good."""
+        if snapshots:
+            await self._releases.do(list(snapshots))
+
+    async def record_sent(
+        self, pool: str, vmid: int, epoch: int, target: str, point: PointId, bookmarks: Sequence[tuple[str, str]]
+    ) -> None:
+        """Mark and bookmark in one transaction. A target's name goes into a property's name, which is lower case."""
+        anchor = names.anchor(pool, vmid)
+        key = f"{names.SENT}{target.lower()}"
+        await self._program(pool, "sent", [anchor, str(epoch), key, f"{point} {target}", *counted(bookmarks)])
+
+    async def destroy(
+        self, pool: str, vmid: int, epoch: int, doomed: Sequence[Doomed], forget: Sequence[PointId]
+    ) -> None:
+        """Destroy and forget in one transaction."""
+        args = [names.anchor(pool, vmid), str(epoch), *counted(_doomed(doomed)), *counted(_keys(forget))]
+        await self._program(pool, "destroy", args)
+
+    async def drop_bookmark(self, bookmark: str) -> None:
+        """Destroy a bookmark of ours (channel programs cannot)."""
+        await run("destroy", names.check_snapshot(bookmark))
+
+    async def send(self, order: SendOrder, channel: Channel) -> None:
+        """Give the channel's socket to zfs send."""
+        await streams.send(order, _socket(channel))
+
+    async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
+        """Give the channel's socket to zfs recv; the parent is made if it is missing."""
+        if not order.resume and not order.incremental:
+            parent = order.dataset.rpartition("/")[0]
+            if "/" in parent:
+                await run("create", "-p", check_dataset(parent))
+        await streams.receive(order, _socket(channel))
+
+    async def abort_partial(self, dataset: str) -> None:
+        """recv -A: what is left is the replica as its newest snapshot has it, or nothing."""
+        await run("recv", "-A", check_dataset(dataset))
+
+    async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
+        """Rename under `<pool>/holdfast/aside/`, to the first free name."""
+        taken = (await self.scan()).volumes
+        number = 1
+        while (name := names.aside(check_dataset(dataset), vmid, epoch, number)) in taken:
+            number += 1
+        await run("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", name.rpartition("/")[0])
+        await run("rename", dataset, name)
+        return name
+
+    async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
+        """zfs set, all in one command."""
+        if properties:
+            await run("set", *(f"{k}={v}" for k, v in properties.items()), check_dataset(dataset))
+
+    async def commit(self, order: CommitOrder) -> None:
+        """Check, record and let go in one transaction."""
+        record = order.point.model_dump_json()
+        members = [(m.full_name, signed(m.guid)) for m in order.point.members]
+        args = [names.anchor(order.pool, order.vmid), str(order.epoch), f"{names.POINT}{order.point.id}", record]
+        args += [*counted(members), *counted(_doomed(order.destroy)), *counted(_keys(order.forget))]
+        args += counted(definition.split(order.point.definition, order.definition).items())
+        await self._program(order.pool, "commit", args)
+
+    async def _program(self, pool: str, program: str, args: list[str]) -> None:
+        batch = self._programs.get((pool, program))
+        if batch is None:
+
+            async def carry_out(orders: Sequence[list[str]]) -> Sequence[Exception | None]:
+                return await programs.call(pool, program, orders)
+
+            batch = self._programs[pool, program] = Batch(carry_out)
+        await batch.do(args)
+
+    @staticmethod
+    def _on_snapshots(
+        verb: str,
+    ) -> Callable[[Sequence[list[str]]], Awaitable[Sequence[Exception | None]]]:
+        async def carry_out(orders: Sequence[list[str]]) -> Sequence[Exception | None]:
+            """All in one process; if that fails, each order by itself, so that one bad name fails alone."""
+            every = sorted({name for order in orders for name in order})
+            try:
+                await run(verb, names.HOLD, *(names.check_snapshot(name) for name in every))
+            except VolumesError as error:
+                if len(every) == 1:
+                    return [None if _already(error) else error] * len(orders)
+                return [await _each(verb, order) for order in orders]
+            return [None] * len(orders)
+
+        return carry_out
+
+
+async def _each(verb: str, snapshots: Sequence[str]) -> Exception | None:
+    worst: Exception | None = None
+    for name in snapshots:
+        try:
+            await run(verb, names.HOLD, name)
+        except VolumesError as error:
+            if not _already(error):
+                worst = error
+    return worst
+
+
+def _already(error: VolumesError) -> bool:
+    return any(words in str(error) for words in ("tag already exists", "no such tag"))
+
+
+def _record_head(point: RecoveryPoint) -> str:
+    return point.model_dump_json(exclude={"members"})[:-1] + ',"members":['
+
+
+def _doomed(doomed: Sequence[Doomed]) -> list[tuple[str, str]]:
+    return [(names.check_snapshot(d.snapshot), signed(d.guid)) for d in doomed]
+
+
+def _keys(points: Sequence[PointId]) -> list[tuple[str]]:
+    return [(f"{names.POINT}{point}",) for point in points]
+
+
+def _socket(channel: Channel) -> streams.SocketChannel:
+    if not hasattr(channel, "fileno"):
+        raise Refused("NotASocket", "this storage needs a connection that a process can be given.")
+    return channel  # type: ignore[return-value]  # checked just above

@@ -1,0 +1,1 @@
+"""The data path: agents' protocol, and streams of volumes between them."""
