@@ -1,5 +1,1 @@
-"""The agent: one process per node."""
-
-
-def main() -> None:
-    """Run the agent."""
+"""`holdfast-agent`: one per node."""

@@ -4,7 +4,7 @@ Production has the real ones, the simulator its own. Nothing else makes a thread
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Protocol
 
@@ -102,7 +102,7 @@ class ReceiveOrder:
     dataset: str
     mark: str
     kind: str
-    properties: Mapping[str, str] = field(default_factory=dict)
+    """`volume` or `filesystem`."""
     resume: bool = False
     incremental: bool = False
 
@@ -132,8 +132,8 @@ class Volumes(Protocol):
     async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
         """Mark that `epoch` is now the lowest that may change the guest's volumes on this pool."""
 
-    async def take(self, order: TakeOrder) -> None:
-        """Take a point: all snapshots and the record, or nothing."""
+    async def take(self, order: TakeOrder) -> RecoveryPoint:
+        """Take a point: all snapshots and the record, or nothing. Returns the record as it was written."""
 
     async def hold(self, snapshots: Sequence[str]) -> None:
         """Keep snapshots from being destroyed."""

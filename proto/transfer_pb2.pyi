@@ -76,29 +76,22 @@ class Volume(_message.Message):
     def __init__(self, dataset: _Optional[str] = ..., ours: bool = ..., guids: _Optional[_Iterable[int]] = ..., written: _Optional[int] = ..., resume_token: _Optional[str] = ..., resume_guid: _Optional[int] = ...) -> None: ...
 
 class SendRequest(_message.Message):
-    __slots__ = ("disk", "dataset", "snapshot", "guid", "base_guid", "resume", "properties")
-    class PropertiesEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    __slots__ = ("disk", "dataset", "snapshot", "guid", "base_guid", "resume", "kind")
     DISK_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     GUID_FIELD_NUMBER: _ClassVar[int]
     BASE_GUID_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
-    PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     disk: str
     dataset: str
     snapshot: str
     guid: int
     base_guid: int
     resume: bool
-    properties: _containers.ScalarMap[str, str]
-    def __init__(self, disk: _Optional[str] = ..., dataset: _Optional[str] = ..., snapshot: _Optional[str] = ..., guid: _Optional[int] = ..., base_guid: _Optional[int] = ..., resume: bool = ..., properties: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    kind: str
+    def __init__(self, disk: _Optional[str] = ..., dataset: _Optional[str] = ..., snapshot: _Optional[str] = ..., guid: _Optional[int] = ..., base_guid: _Optional[int] = ..., resume: bool = ..., kind: _Optional[str] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("failed", "guid")
@@ -109,12 +102,34 @@ class Result(_message.Message):
     def __init__(self, failed: _Optional[str] = ..., guid: _Optional[int] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
-    __slots__ = ("point", "definition")
+    __slots__ = ("point", "definition", "properties")
+    class PropertiesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Properties
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Properties, _Mapping]] = ...) -> None: ...
     POINT_FIELD_NUMBER: _ClassVar[int]
     DEFINITION_FIELD_NUMBER: _ClassVar[int]
+    PROPERTIES_FIELD_NUMBER: _ClassVar[int]
     point: bytes
     definition: str
-    def __init__(self, point: _Optional[bytes] = ..., definition: _Optional[str] = ...) -> None: ...
+    properties: _containers.MessageMap[str, Properties]
+    def __init__(self, point: _Optional[bytes] = ..., definition: _Optional[str] = ..., properties: _Optional[_Mapping[str, Properties]] = ...) -> None: ...
+
+class Properties(_message.Message):
+    __slots__ = ("local",)
+    class LocalEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    local: _containers.ScalarMap[str, str]
+    def __init__(self, local: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
     __slots__ = ("dataset",)

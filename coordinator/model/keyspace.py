@@ -71,6 +71,10 @@ class Keyspace:
         """The owner of one guest."""
         return f"{self.root}owners/{vmid}"
 
+    def agent_prefix(self, node: NodeName) -> str:
+        """All that one agent says."""
+        return f"{self.root}agents/{node}/"
+
     def agent(self, node: NodeName) -> str:
         """What one agent says of itself."""
         return f"{self.root}agents/{node}/self"

@@ -100,6 +100,8 @@ class RecoveryPoint(Record):
     consistency: Consistency
     definition: str
     """Digest of the guest's definition, which is kept beside the points."""
+    disks: tuple[DiskSlot, ...]
+    """Every slot that the point is to have. A record on one of several pools lists only that pool's members."""
     members: tuple[Member, ...]
 
     @property
@@ -108,8 +110,13 @@ class RecoveryPoint(Record):
         return PointId(self.epoch, self.sequence)
 
     def complete(self, guids: Collection[int]) -> bool:
-        """Whether every member is among the snapshots (by GUID) that the storage holds."""
-        return all(member.guid in guids for member in self.members)
+        """Whether there is a member for every disk, and each is among the snapshots (by GUID) that are there."""
+        return {m.disk for m in self.members} == set(self.disks) and all(m.guid in guids for m in self.members)
+
+    def joined(self, other: "RecoveryPoint") -> "RecoveryPoint":
+        """This record and that of another pool, as one."""
+        members = {m.disk: m for m in (*self.members, *other.members)}
+        return self.model_copy(update={"members": tuple(members[disk] for disk in sorted(members))})
 
     def member(self, disk: str) -> Member | None:
         """The member of a disk slot."""

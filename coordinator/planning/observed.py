@@ -1,10 +1,16 @@
 """What was seen on a node's storage: plain data, from which every plan is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
+
+CONTENT_PROPERTIES = frozenset(
+    {"refquota", "quota", "acltype", "aclmode", "aclinherit", "xattr", "atime", "relatime", "devices", "exec"}
+    | {"setuid", "recordsize", "compression"}
+)
+"""What of a container's volume belongs to the volume itself, and is set on its replica as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +51,13 @@ class Volume:
     size: int
     """Bytes: volsize, or refquota, or what is referenced where there is no quota."""
     used: int
+    referenced: int
     written: int
     """Bytes in the head since the newest snapshot; 0: the head is that snapshot."""
     encrypted: bool
     resume_token: str | None
+    resume_guid: int | None
+    """GUID of the snapshot that a half-received stream was bringing."""
     marks: Mapping[str, str]
     """Our user properties that are set on this very dataset (source `local`), without the `holdfast:` prefix."""
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -121,12 +130,38 @@ class Scan:
 
     def complete_points(self, vmid: int) -> list[RecoveryPoint]:
         """The guest's complete points here, oldest first."""
-        points = {point.id: point for anchor in self.anchors_of(vmid) for point in anchor.points}
+        points: dict[PointId, RecoveryPoint] = {}
+        for anchor in self.anchors_of(vmid):
+            for point in anchor.points:
+                points[point.id] = points[point.id].joined(point) if point.id in points else point
         return [points[id] for id in sorted(points) if points[id].complete(self.guids(points[id]))]
 
-    def with_volume(self, volume: Volume) -> "Scan":
-        """This scan with one volume replaced."""
-        return replace(self, volumes={**self.volumes, volume.dataset: volume})
+    def with_point(self, pool: str, vmid: int, point: RecoveryPoint, definition: str) -> "Scan":
+        """What a scan would show after this point was recorded on a pool, as far as plans look at it."""
+        volumes = dict(self.volumes)
+        for member in point.members:
+            volume = volumes.get(member.dataset)
+            if volume is not None and volume.snapshot(member.guid) is None:
+                newest = volume.newest.createtxg if volume.newest else 0
+                taken = Snapshot(member.snapshot, member.guid, newest + 1, volume.written, 0, holds=1)
+                volumes[member.dataset] = replace(volume, snapshots=(*volume.snapshots, taken), written=0)
+        before = self.anchors.get((pool, vmid)) or Anchor(pool, vmid, point.epoch)
+        after = replace(
+            before,
+            epoch=point.epoch,
+            points=(*before.points, point),
+            definitions={**before.definitions, point.definition: definition},
+        )
+        return replace(self, volumes=volumes, anchors={**self.anchors, (pool, vmid): after})
+
+    def without_points(self, vmid: int, ids: Collection[PointId]) -> "Scan":
+        """What a scan would show after these points were forgotten."""
+        kept = {
+            key: replace(anchor, points=tuple(p for p in anchor.points if p.id not in ids))
+            for key, anchor in self.anchors.items()
+            if anchor.vmid == vmid
+        }
+        return replace(self, anchors={**self.anchors, **kept})
 
 
 def pool_of(dataset: str) -> str:

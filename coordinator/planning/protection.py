@@ -79,7 +79,8 @@ def plan_point(
     points = scan.complete_points(protection.vmid)
     latest = points[-1] if points else None
     waiting_on = [a for a in protection.assignments if a.node in waiting]
-    due = min((d for a in waiting_on if (d := due_after(a, latest, zone))), default=None)
+    taken = latest.instant if latest else None
+    due = min((d for a in waiting_on if (d := due_after(a, taken, zone))), default=None)
     changed = latest is None or _changed(protection, latest, scan)
     demanded = asked is not None and (latest is None or latest.instant < asked)
     if latest is None or demanded or (changed and due is not None and due <= now):
@@ -91,9 +92,9 @@ def plan_point(
         return PointPlan(step)
     if changed:
         return PointPlan(None, due)
-    unchanged = scan.at - TXG_MARGIN
-    later = [d for a in waiting_on if (d := due_after(a, None, zone, unchanged))]
-    return PointPlan(None, min(later, default=None), unchanged if unchanged > latest.instant else None)
+    unchanged = max(scan.at - TXG_MARGIN, latest.instant)
+    later = [d for a in waiting_on if (d := due_after(a, unchanged, zone))]
+    return PointPlan(None, min(later, default=None), unchanged)
 
 
 def _missing(vmid: int, disk: DiskMap) -> Condition:
@@ -134,15 +135,13 @@ def _changed(protection: Protection, latest: RecoveryPoint, scan: Scan) -> bool:
     return False
 
 
-def due_after(
-    assignment: Assignment, latest: RecoveryPoint | None, zone: tzinfo, seen: datetime | None = None
-) -> datetime | None:
-    """When the next point is to be taken after `latest`, or after the moment `seen` at which nothing had changed.
+def due_after(assignment: Assignment, last: datetime | None, zone: tzinfo) -> datetime | None:
+    """When the next point is to be taken after the moment `last`, of which there is one or nothing had changed until.
 
     Under an RPO that is half of it later, so that the transfer has the other half; on a grid of that width, so that
     guests of one policy fall due together and share a snapshot command.
     """
-    last = seen or (latest.instant if latest else datetime.fromtimestamp(0, zone))
+    last = last or datetime.fromtimestamp(0, zone)
     if assignment.schedule is not None:
         return CalendarEvent.parse(assignment.schedule).next_after(last, zone)
     assert assignment.rpo is not None
@@ -156,7 +155,7 @@ def deadline(assignment: Assignment, committed: RecoveryPoint | None, zone: tzin
         return datetime.fromtimestamp(0, zone)
     if assignment.rpo is not None:
         return committed.instant + timedelta(seconds=assignment.rpo)
-    return due_after(assignment, committed, zone) or committed.instant + timedelta(days=366)
+    return due_after(assignment, committed.instant, zone) or committed.instant + timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)

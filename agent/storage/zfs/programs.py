@@ -17,8 +17,8 @@ MEMORY = 64 * 1024 * 1024
 """Bytes a program may use (`-m`); records of a whole batch pass through it."""
 
 
-async def call(pool: str, program: str, orders: Sequence[list[str]]) -> list[Exception | None]:
-    """Run a program over several guests' orders; the outcome of each is None, Refused or VolumesError."""
+async def call(pool: str, program: str, orders: Sequence[list[str]]) -> list[str | Exception]:
+    """Run a program over several guests' orders; the outcome of each is what it returned, Refused or VolumesError."""
     argv = [arg for order in orders for arg in order]
     with resources.as_file(_FOLDER / f"{program}.lua") as script:
         out = await run("program", "-j", "-m", str(MEMORY), pool, str(script), *argv)
@@ -30,10 +30,10 @@ async def call(pool: str, program: str, orders: Sequence[list[str]]) -> list[Exc
     return [_outcome(str(answer)) for answer in answers]
 
 
-def _outcome(answer: str) -> Exception | None:
-    if answer == "ok":
-        return None
+def _outcome(answer: str) -> str | Exception:
     reason, _, detail = answer.partition(" ")
+    if reason == "ok":
+        return detail
     if reason == "EpochRefused":
         return Refused(
             reason, f"the storage is marked with epoch {detail}, which is later: another node owns the guest now."

@@ -12,8 +12,9 @@ from datetime import datetime
 
 from holdfast.agent.storage.zfs import names
 from holdfast.agent.storage.zfs.definition import join
+from holdfast.agent.storage.zfs.token import to_guid
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.planning.observed import Anchor, Bookmark, Scan, Snapshot, Volume
+from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Anchor, Bookmark, Scan, Snapshot, Volume
 from pydantic import ValidationError
 
 COLUMNS = (
@@ -22,12 +23,6 @@ COLUMNS = (
 )
 LIST = ("list", "-Hp", "-t", "filesystem,volume,snapshot,bookmark", "-o", ",".join(COLUMNS))
 GET = ("get", "-Hp", "-s", "local", "-t", "filesystem,volume", "-o", "name,property,value", "all")
-
-CONTENT_PROPERTIES = frozenset(
-    {"refquota", "quota", "acltype", "aclmode", "aclinherit", "xattr", "atime", "relatime", "devices", "exec"}
-    | {"setuid", "recordsize", "compression"}
-)
-"""What of a container's volume belongs to the volume itself, and is set on its replica as well."""
 
 _ANCHOR = re.compile(r"([^/]+)/holdfast/guests/([1-9][0-9]{2,8})\Z")
 
@@ -96,9 +91,11 @@ def _volume(name: str, gathered: _Gathered, properties: Mapping[str, str]) -> Vo
         guid=_number(row["guid"]),
         size=max(1, size),
         used=_number(row["used"]),
+        referenced=_number(row["referenced"]),
         written=_number(row["written"]),
         encrypted=row["encryption"] not in ("-", "off", ""),
         resume_token=None if token in ("-", "") else token,
+        resume_guid=to_guid(token),
         marks={k.removeprefix(names.PREFIX): v for k, v in properties.items() if k.startswith(names.PREFIX)},
         properties={k: v for k, v in properties.items() if k in CONTENT_PROPERTIES},
         snapshots=tuple(sorted(gathered.snapshots, key=lambda s: s.createtxg)),

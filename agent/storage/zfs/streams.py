@@ -45,7 +45,6 @@ def receive_args(order: ReceiveOrder) -> list[str]:
             closed["volmode"] = "none"
         else:
             closed["canmount"] = "noauto"
-            closed |= order.properties
         for key, value in closed.items():
             args += ["-o", f"{key}={value}"]
     return [*args, check_dataset(order.dataset)]

@@ -12,7 +12,7 @@ from holdfast.agent.storage.zfs.programs import counted, signed
 from holdfast.coordinator.model.names import check_dataset
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
-from holdfast.coordinator.planning.observed import Scan
+from holdfast.coordinator.planning.observed import Scan, pool_of
 
 
 class ZfsVolumes:
@@ -20,7 +20,7 @@ class ZfsVolumes:
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
-        self._programs: dict[tuple[str, str], Batch[list[str], None]] = {}
+        self._programs: dict[tuple[str, str], Batch[list[str], str]] = {}
         self._holds = Batch(self._on_snapshots("hold"))
         self._releases = Batch(self._on_snapshots("release"))
 
@@ -42,7 +42,7 @@ class ZfsVolumes:
         anchor = names.anchor(pool, vmid)
         await self._program(pool, "sent", [anchor, str(epoch), names.EPOCH, str(epoch), "0"])
 
-    async def take(self, order: TakeOrder) -> None:
+    async def take(self, order: TakeOrder) -> RecoveryPoint:
         """Snapshot and record in one transaction group."""
         members = []
         for member in order.point.members:
@@ -55,7 +55,7 @@ class ZfsVolumes:
         args = [names.anchor(order.pool, order.vmid), str(order.epoch), order.point.id.snapshot]
         args += [f"{names.POINT}{order.point.id}", _record_head(order.point), *counted(members)]
         args += counted(definition.split(order.point.definition, order.definition).items())
-        await self._program(order.pool, "take", args)
+        return RecoveryPoint.model_validate_json(await self._program(order.pool, "take", args))
 
     async def hold(self, snapshots: Sequence[str]) -> None:
         """Hold snapshots under our tag; one that is held already is as good."""
@@ -120,21 +120,22 @@ class ZfsVolumes:
     async def commit(self, order: CommitOrder) -> None:
         """Check, record and let go in one transaction."""
         record = order.point.model_dump_json()
-        members = [(m.full_name, signed(m.guid)) for m in order.point.members]
+        here = [m for m in order.point.members if pool_of(m.dataset) == order.pool]  # a program sees one pool
+        members = [(m.full_name, signed(m.guid)) for m in here]
         args = [names.anchor(order.pool, order.vmid), str(order.epoch), f"{names.POINT}{order.point.id}", record]
         args += [*counted(members), *counted(_doomed(order.destroy)), *counted(_keys(order.forget))]
         args += counted(definition.split(order.point.definition, order.definition).items())
         await self._program(order.pool, "commit", args)
 
-    async def _program(self, pool: str, program: str, args: list[str]) -> None:
+    async def _program(self, pool: str, program: str, args: list[str]) -> str:
         batch = self._programs.get((pool, program))
         if batch is None:
 
-            async def carry_out(orders: Sequence[list[str]]) -> Sequence[Exception | None]:
+            async def carry_out(orders: Sequence[list[str]]) -> Sequence[str | Exception]:
                 return await programs.call(pool, program, orders)
 
             batch = self._programs[pool, program] = Batch(carry_out)
-        await batch.do(args)
+        return await batch.do(args)
 
     @staticmethod
     def _on_snapshots(

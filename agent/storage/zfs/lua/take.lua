@@ -82,11 +82,12 @@ function take(guest)
         zfs.sync.set_prop(guest.anchor, piece.name, piece.value)
     end
     zfs.sync.set_prop(guest.anchor, "holdfast:epoch", string.format("%d", guest.epoch))
-    local code = zfs.sync.set_prop(guest.anchor, guest.key, guest.head .. members .. "]}")
+    local record = guest.head .. members .. "]}"
+    local code = zfs.sync.set_prop(guest.anchor, guest.key, record)
     if code ~= 0 then
         return "RecordFailed " .. code
     end
-    return "ok"
+    return "ok " .. record
 end
 
 answers = {}

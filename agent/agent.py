@@ -1,0 +1,127 @@
+"""One node's agent: follows the keyspace, keeps the guests that it owns replicated, receives those of others."""
+
+import asyncio
+
+import orjson
+import structlog
+
+from holdfast.agent.api import Api
+from holdfast.agent.config import AgentSettings
+from holdfast.agent.context import Context
+from holdfast.agent.guest import GuestWorker
+from holdfast.agent.ports import Host, Volumes, Wire
+from holdfast.agent.report import Reporter
+from holdfast.agent.scanner import Scanner
+from holdfast.agent.slots import Slots
+from holdfast.agent.transfer.receiver import Receiver
+from holdfast.agent.transfer.sender import Sender
+from holdfast.agent.view import View
+from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.store.cache import Cache, Change
+from holdfast.coordinator.store.port import Store
+
+log = structlog.get_logger()
+
+LAST_GOOD = "last-good.json"
+RESTART = 10.0
+"""Seconds after which a guest's worker that failed in a way nobody foresaw is started again."""
+
+
+class Agent:
+    """Everything of one node but the ports, which are given."""
+
+    def __init__(self, settings: AgentSettings, store: Store, volumes: Volumes, wire: Wire, host: Host) -> None:
+        self._settings = settings
+        self._host = host
+        self._wire = wire
+        keys = settings.keyspace
+        self._view = View(keys, settings.node, _load_last_good(host))
+        self._cache = Cache(store, keys.root, clock=host.monotonic)
+        for prefix in (keys.desired_prefix, keys.owners_prefix, keys.meta):
+            self._cache.subscribe(prefix, self._on_change)
+        scanner = Scanner(volumes, host)
+        self._reporter = Reporter(settings.node, keys, store, self._view, scanner, host)
+        self._context = Context(
+            me=settings.node,
+            view=self._view,
+            volumes=volumes,
+            host=host,
+            scanner=scanner,
+            sender=Sender(volumes, wire, host),
+            slots=Slots(settings.transfers),
+            report=self._reporter.changed,
+        )
+        self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)
+        self.guests: dict[int, GuestWorker] = {}
+        self._reporter.guests = lambda: self.guests
+
+    def _on_change(self, change: Change) -> None:
+        if change.new is None:
+            self._view.delete(change.key)
+        else:
+            self._view.put(change.key, change.new.value, change.new.create_revision)
+
+    async def run(self) -> None:
+        """Until cancelled; whatever runs then is stopped and its children are reaped."""
+        settings = self._settings
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._cache.run())
+            group.create_task(self._wire.serve(settings.listen, settings.transfer_port, self._receiver.handle))
+            group.create_task(Api(self._context, self.guests).serve(settings.listen, settings.api_port))
+            self._host.notify("READY=1")
+            await self._cache.synced.wait()
+            log.info("ready", node=settings.node, guests=len(self._view.owned()))
+            group.create_task(self._reporter.run())
+            group.create_task(self._keep_last_good())
+            await self._supervise(group)
+
+    async def _supervise(self, group: asyncio.TaskGroup) -> None:
+        """A worker for each guest that this node owns, under the epoch at which it does; none for others."""
+        running: dict[int, tuple[Owner, asyncio.Task[None]]] = {}
+        changed = self._view.subscribe()
+        while True:
+            changed.clear()
+            owned = self._view.owned()
+            for vmid, (owner, task) in list(running.items()):
+                if task.done() or owned.get(vmid) != owner:
+                    task.cancel()
+                    await asyncio.wait((task,))  # an old epoch's work ends before the new one's begins
+                    del running[vmid]
+                    self.guests.pop(vmid, None)
+            for vmid, owner in owned.items():
+                if vmid not in running:
+                    worker = GuestWorker(self._context, vmid, owner)
+                    self.guests[vmid] = worker
+                    running[vmid] = (owner, group.create_task(_contained(worker)))
+            await changed.wait()
+
+    async def _keep_last_good(self) -> None:
+        """Desired state in force survives a restart, also while etcd holds a record that cannot be read."""
+        changed = self._view.subscribe()
+        while True:
+            changed.clear()
+            records = {path: value.decode() for path, value in self._view.last_good.items()}
+            await asyncio.to_thread(self._host.save, LAST_GOOD, orjson.dumps(records))
+            await changed.wait()
+            await asyncio.sleep(1.0)
+
+
+async def _contained(worker: GuestWorker) -> None:
+    """One guest's failure leaves the others running (invariant 7)."""
+    while True:
+        try:
+            await worker.run()
+        except Exception:
+            log.exception("a guest's worker failed; it is started again", vmid=worker.vmid)
+            await asyncio.sleep(RESTART)
+        else:
+            return
+
+
+def _load_last_good(host: Host) -> dict[str, bytes]:
+    try:
+        records = orjson.loads(host.load(LAST_GOOD) or b"{}")
+        return {str(path): str(value).encode() for path, value in records.items()}
+    except (orjson.JSONDecodeError, AttributeError):
+        log.warning("the saved desired state cannot be read; only etcd's is used", file=LAST_GOOD)
+        return {}

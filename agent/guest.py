@@ -1,0 +1,224 @@
+"""Keeps one guest that this node owns replicated: takes points, and has a worker for each target bring them over."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from holdfast.agent.context import Context
+from holdfast.agent.ports import Refused, TakeOrder, VolumesError
+from holdfast.agent.target import SESSION, TargetWorker
+from holdfast.coordinator.model.condition import Condition
+from holdfast.coordinator.model.guest import Mode
+from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
+from holdfast.coordinator.planning.assignment import Protection
+from holdfast.coordinator.planning.leftovers import Cleanup, plan_cleanup
+from holdfast.coordinator.planning.observed import Scan, pool_of
+from holdfast.coordinator.planning.protection import PointPlan, plan_point
+from holdfast.coordinator.planning.steps import TakePoint
+
+log = structlog.get_logger()
+
+RETRY = 15.0
+"""Seconds after which a guest whose storage refused something is tried again."""
+
+
+@dataclass(slots=True)
+class GuestState:
+    """What the report and the API say of a guest."""
+
+    epoch: int
+    unchanged_at: datetime | None = None
+    due: datetime | None = None
+    conditions: tuple[Condition, ...] = ()
+    targets: dict[str, TargetWorker] = field(default_factory=dict)
+
+
+class GuestWorker:
+    """One guest. It is level-triggered: every round looks at what is, and compares it with what should be."""
+
+    def __init__(self, context: Context, vmid: int, owner: Owner) -> None:
+        self._context = context
+        self.vmid = vmid
+        self._owner = owner
+        self._wake = asyncio.Event()
+        self.state = GuestState(owner.epoch)
+        self._log = log.bind(vmid=vmid, epoch=owner.epoch)
+
+    def wake(self) -> None:
+        """Something changed that this guest may depend on."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        changed = self._context.view.subscribe()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pass_on(changed))
+                tasks: dict[str, asyncio.Task[None]] = {}
+                while True:
+                    self._wake.clear()
+                    protection = self._context.view.protection(self.vmid)
+                    if protection is None:
+                        return
+                    self._follow_targets(group, tasks, protection)
+                    await self._round(protection)
+                    self._context.report()
+                    await self._sleep()
+        finally:
+            self._context.view.unsubscribe(changed)
+
+    async def _pass_on(self, changed: asyncio.Event) -> None:
+        while True:
+            await changed.wait()
+            changed.clear()
+            self.wake()
+            for target in self.state.targets.values():
+                target.wake()
+
+    async def _sleep(self) -> None:
+        """Until something changes or the next point falls due."""
+        due = self.state.due
+        seconds = max(0.0, (due - self._context.host.now()).total_seconds()) if due else None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    def _follow_targets(
+        self, group: asyncio.TaskGroup, tasks: dict[str, asyncio.Task[None]], protection: Protection
+    ) -> None:
+        """A worker for each target of the assignments, none for others."""
+        wanted = {a.node for a in protection.assignments}
+        for name in self.state.targets.keys() - wanted:
+            tasks.pop(name).cancel()
+            del self.state.targets[name]
+        for name in wanted - self.state.targets.keys():
+            worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake)
+            self.state.targets[name] = worker
+            tasks[name] = group.create_task(worker.run())
+
+    async def _round(self, protection: Protection) -> None:
+        conditions = list(protection.conditions)
+        try:
+            plan = await self._plan(protection) if protection.assignments else PointPlan(None)
+            conditions += plan.conditions
+            self.state.due = plan.due
+            if protection.assignments:
+                self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
+                if plan.step is not None and self._may_act():
+                    await self._take(plan.step, protection)
+        except (VolumesError, Refused) as error:
+            reason = error.reason if isinstance(error, Refused) else "StorageFailed"
+            self._log.warning("no point taken", reason=reason, error=str(error))
+            conditions.append(Condition(reason=reason, message=f"No point was taken of guest {self.vmid}: {error}"))
+            self._context.scanner.changed(self.vmid)
+            self.state.due = self._context.later(RETRY)
+        if tuple(conditions) != self.state.conditions:
+            for condition in conditions:
+                self._log.info("condition", reason=condition.reason, message=condition.message)
+        self.state.conditions = tuple(conditions)
+
+    def _may_act(self) -> bool:
+        return self._context.view.desired.mode(self.vmid) is not Mode.OBSERVE
+
+    async def plan(self) -> PointPlan:
+        """What would be done now (`holdfast plan`)."""
+        protection = self._context.view.protection(self.vmid)
+        if protection is None or not protection.assignments:
+            return PointPlan(None, conditions=protection.conditions if protection else ())
+        return self._decide(protection, await self._context.scanner.look(self.vmid))
+
+    async def _plan(self, protection: Protection) -> PointPlan:
+        """Woken by a target, what was last seen will do; a point that is due is decided on a fresh look."""
+        now = self._context.host.now()
+        if self.state.due is None or self.state.due > now:
+            plan = self._decide(protection, await self._context.scanner.look(self.vmid, SESSION))
+            if plan.step is None and (plan.due is None or plan.due > now):
+                return plan
+        scan = await self._context.scanner.look(self.vmid)
+        if self._may_act():
+            await self._clean_up(scan)
+        return self._decide(protection, scan)
+
+    def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
+        waiting = [name for name, target in self.state.targets.items() if target.waiting]
+        asked = [r.asked for r in self._context.view.desired.requests.values() if r.vmid == self.vmid]
+        host = self._context.host
+        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, max(asked, default=None))
+
+    async def _take(self, step: TakePoint, protection: Protection) -> None:
+        scan = await self._context.scanner.look(self.vmid)
+        pools = sorted({pool_of(dataset) for _, _, dataset in step.disks})
+        for pool in pools:
+            if (pool, self.vmid) not in scan.anchors:
+                await self._context.volumes.prepare(pool, self.vmid)
+        orders = [_take_order(step, pool, pools, scan, protection, self._owner.epoch) for pool in pools]
+        self._context.scanner.changed(self.vmid)
+        for order in orders:
+            point = await self._context.volumes.take(order)
+            scan = scan.with_point(order.pool, self.vmid, point, order.definition)
+            await self._context.volumes.hold([m.full_name for m in point.members if m.snapshot == step.point.snapshot])
+        self._context.scanner.amend(self.vmid, scan)
+        self.state.unchanged_at = None
+        self._log.info("point taken", point=str(step.point))
+        for target in self.state.targets.values():
+            target.wake()
+
+    async def _clean_up(self, scan: Scan) -> None:
+        """Hold what is needed, let go of what is not."""
+        targets = list(self.state.targets)
+        cleanup = plan_cleanup(self.vmid, scan, targets)
+        if not cleanup:
+            return
+        volumes = self._context.volumes
+        await volumes.hold(cleanup.hold)
+        if cleanup.release or cleanup.destroy or cleanup.forget:
+            await volumes.release(cleanup.release)
+            for pool in sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)}):
+                doomed = [d for d in cleanup.destroy if pool_of(d.snapshot) == pool]
+                await volumes.destroy(pool, self.vmid, self._owner.epoch, doomed, cleanup.forget)
+        for bookmark in cleanup.drop_bookmarks:
+            await volumes.drop_bookmark(bookmark)
+        self._log.debug("cleaned up", **_counts(cleanup))
+
+
+def _counts(cleanup: Cleanup) -> dict[str, int]:
+    return {
+        "held": len(cleanup.hold),
+        "destroyed": len(cleanup.destroy),
+        "bookmarks_dropped": len(cleanup.drop_bookmarks),
+        "forgotten": len(cleanup.forget),
+    }
+
+
+def _take_order(
+    step: TakePoint, pool: str, pools: list[str], scan: Scan, protection: Protection, epoch: int
+) -> TakeOrder:
+    """What one pool is to do for the point."""
+    latest = next(iter(reversed(scan.complete_points(step.vmid))), None)
+    members = tuple(
+        Member(
+            disk=disk,
+            volume=volume,
+            dataset=dataset,
+            snapshot=step.point.snapshot,
+            guid=0,
+            size=scan.volumes[dataset].size,
+        )
+        for disk, volume, dataset in step.disks
+        if pool_of(dataset) == pool
+    )
+    before = {m.dataset: (m.snapshot, m.guid) for m in latest.members} if latest else {}
+    point = RecoveryPoint(
+        epoch=step.point.epoch,
+        sequence=step.point.sequence,
+        instant=step.at,
+        consistency=Consistency.ATOMIC if len(pools) == 1 else Consistency.NONE,
+        definition=step.definition,
+        disks=tuple(disk for disk, _, _ in step.disks),
+        members=members,
+    )
+    reuse = {m.dataset: before[m.dataset] for m in members if m.dataset in before}
+    return TakeOrder(step.vmid, pool, epoch, point, reuse, protection.guest.definition)

@@ -1,0 +1,54 @@
+"""The Host port on Linux."""
+
+import os
+import time
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+
+from holdfast.coordinator.sd_notify import notify
+
+
+class LinuxHost:
+    """This machine. Durable state lies in one folder, a file each."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        state.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def zone(self) -> tzinfo:
+        """The system's zone."""
+        return datetime.now().astimezone().tzinfo or UTC
+
+    def now(self) -> datetime:
+        """UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """CLOCK_BOOTTIME: it counts while the machine is suspended."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def load(self, name: str) -> bytes | None:
+        """Read a file."""
+        try:
+            return (self._state / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def save(self, name: str, data: bytes) -> None:
+        """Write beside it, sync, rename: after a power cut there is the old one or the new one."""
+        temporary = self._state / f".{name}.new"
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._state / name)
+        folder = os.open(self._state, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def notify(self, state: str) -> None:
+        """sd_notify(3)."""
+        notify(state)

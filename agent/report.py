@@ -1,0 +1,150 @@
+"""Writes what this agent has to say into `agents/<node>/…`: at once when a condition changes, else coalesced."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from importlib import metadata
+
+import structlog
+
+from holdfast.agent.guest import GuestWorker
+from holdfast.agent.ports import Host
+from holdfast.agent.scanner import Scanner
+from holdfast.agent.view import View
+from holdfast.coordinator.model.condition import Condition, keep_since
+from holdfast.coordinator.model.keyspace import Keyspace
+from holdfast.coordinator.model.point import RecoveryPoint
+from holdfast.coordinator.model.report import AgentReport, GuestReport, PointReport, ReplicaReport, TargetReport
+from holdfast.coordinator.store.port import MAX_OPERATIONS, Delete, Put, Store, StoreError
+
+log = structlog.get_logger()
+
+AT_MOST = 30.0
+"""Seconds between writes of what only moves on (DESIGN §5)."""
+AT_LEAST = 2.0
+RETRY = 5.0
+SEEN = timedelta(seconds=30)
+
+
+class Reporter:
+    """Compares what is to be said with what was written last, and writes the difference."""
+
+    def __init__(self, me: str, keys: Keyspace, store: Store, view: View, scanner: Scanner, host: Host) -> None:
+        self._me = me
+        self._keys = keys
+        self._store = store
+        self._view = view
+        self._scanner = scanner
+        self._host = host
+        self._wake = asyncio.Event()
+        self._written: dict[str, bytes] = {}
+        self._since: dict[str, tuple[Condition, ...]] = {}
+        self._started = host.now()
+        self.guests: Callable[[], Mapping[int, GuestWorker]] = dict
+
+    def changed(self) -> None:
+        """There may be something new to say."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. etcd's absence delays reports, nothing else."""
+        known = False
+        while True:
+            self._wake.clear()
+            try:
+                if not known:
+                    await self._load()
+                    known = True
+                await self._write()
+            except StoreError as error:
+                log.warning("reports are not written", error=str(error))
+                known = False
+                await asyncio.sleep(RETRY)
+                continue
+            await self._pause()
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AT_MOST):
+                await self._wake.wait()
+        await asyncio.sleep(self._spacing())
+
+    def _spacing(self) -> float:
+        """A quarter of the shortest RPO: the reader's lag is never off by more."""
+        shortest = min((p.rpo for p in self._view.desired.policies.values() if p.rpo), default=AT_MOST)
+        return max(AT_LEAST, min(AT_MOST, shortest / 4))
+
+    async def _load(self) -> None:
+        """What an earlier life of this agent wrote: it is compared, and what no longer holds is deleted."""
+        listing = await self._store.list(self._keys.agent_prefix(self._me))
+        self._written = {item.key: item.value for item in listing.items}
+
+    async def _write(self) -> None:
+        wanted = self._say()
+        changes: list[Put | Delete] = [
+            Put(key, value) for key, value in sorted(wanted.items()) if self._written.get(key) != value
+        ]
+        changes += [Delete(key) for key in sorted(self._written.keys() - wanted.keys())]
+        for start in range(0, len(changes), MAX_OPERATIONS):
+            await self._store.transact((), changes[start : start + MAX_OPERATIONS])
+        self._written = wanted
+
+    def _say(self) -> dict[str, bytes]:
+        now = self._host.now()
+        said: dict[str, bytes] = {}
+        for vmid, worker in self.guests().items():
+            key = self._keys.guest_report(self._me, vmid)
+            said[key] = self._guest(key, worker, now).to_json()
+        for vmid, points in self._replicas().items():
+            key = self._keys.replica_report(self._me, vmid)
+            said[key] = ReplicaReport(points=tuple(_point(p) for p in points)).to_json()
+        said[self._keys.agent(self._me)] = self._self(now).to_json()
+        return said
+
+    def _guest(self, key: str, worker: GuestWorker, now: datetime) -> GuestReport:
+        state = worker.state
+        conditions = [*state.conditions, *(c for t in state.targets.values() for c in t.conditions)]
+        self._since[key] = keep_since(self._since.get(key, ()), tuple(conditions), now)
+        protection = self._view.protection(worker.vmid)
+        policies = {a.node: a.policy for a in protection.assignments} if protection else {}
+        targets = tuple(
+            TargetReport(
+                node=name,
+                policy=policies.get(name, ""),
+                last=_point(target.last) if target.last else None,
+                unchanged_at=state.unchanged_at if target.waiting else None,
+            )
+            for name, target in sorted(state.targets.items())
+        )
+        return GuestReport(epoch=state.epoch, targets=targets, conditions=self._since[key])
+
+    def _replicas(self) -> dict[int, list[RecoveryPoint]]:
+        mine = self._view.owned().keys()
+        vmids = {vmid for _, vmid in self._scanner.anchors()} - mine
+        return {
+            vmid: points
+            for vmid in sorted(vmids)
+            if (scan := self._scanner.known(vmid)) and (points := scan.complete_points(vmid))
+        }
+
+    def _self(self, now: datetime) -> AgentReport:
+        """`seen` moves in steps, so that it alone causes no write more often than that."""
+        seen = datetime.fromtimestamp(now.timestamp() // SEEN.total_seconds() * SEEN.total_seconds(), now.tzinfo)
+        return AgentReport(
+            version=metadata.version("holdfast"),
+            started=self._started,
+            seen=max(seen, self._started),
+            problems=self._view.desired.problems,
+        )
+
+
+def _point(point: RecoveryPoint) -> PointReport:
+    return PointReport(
+        epoch=point.epoch,
+        sequence=point.sequence,
+        instant=point.instant,
+        consistency=point.consistency,
+        disks=len(point.members),
+        size=sum(m.size for m in point.members),
+    )

@@ -1,0 +1,209 @@
+"""The target's side of the agents' protocol: admits or refuses, receives, commits.
+
+Guards invariants 3 and 5 at the receiver: every claim is checked at accept, the commit checks the mark on the storage
+once more in its transaction, only datasets of the guest's own assignment are touched, and none that is not ours.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from holdfast.agent.ports import Channel, CommitOrder, Host, ReceiveOrder, Refused, Volumes, VolumesError, WireError
+from holdfast.agent.scanner import RECENT, Scanner
+from holdfast.agent.transfer.convert import inventory_message
+from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.model.point import RecoveryPoint
+from holdfast.coordinator.planning.admission import Claim, admit, allowed_datasets
+from holdfast.coordinator.planning.assignment import Assignment
+from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Scan, pool_of
+from holdfast.coordinator.planning.superseded import superseded
+from holdfast.proto import transfer_pb2 as wire
+from pydantic import ValidationError
+
+log = structlog.get_logger()
+
+SESSION = 15.0
+"""Seconds for which one scan serves the sends and the commit of a point: what they rely on is checked again by zfs."""
+
+
+class Known(Protocol):
+    """What the receiver asks of the agent's view of the keyspace."""
+
+    @property
+    def generation(self) -> int | None:
+        """The keyspace's generation; None if it has never been read."""
+
+    def owner(self, vmid: int) -> Owner | None:
+        """The guest's owner as last read."""
+
+    def assignment_here(self, vmid: int) -> Assignment | None:
+        """How the guest is to be replicated to this node."""
+
+
+@dataclass(slots=True)
+class _Running:
+    channel: Channel
+    done: asyncio.Event
+
+
+class Receiver:
+    """Serves the agents of other nodes."""
+
+    def __init__(
+        self, me: str, known: Known, volumes: Volumes, scanner: Scanner, host: Host, on_commit: Callable[[], None]
+    ) -> None:
+        self._me = me
+        self._known = known
+        self._volumes = volumes
+        self._scanner = scanner
+        self._host = host
+        self._on_commit = on_commit
+        self._running: dict[str, _Running] = {}
+
+    async def handle(self, channel: Channel) -> None:
+        """Serve one connection; whatever goes wrong is told to the other side, and ends here."""
+        try:
+            request = await channel.request()
+            try:
+                await self._serve(request, channel)
+            except Refused as refusal:
+                log.info("refused", node=request.claim.node, vmid=request.claim.vmid, reason=refusal.reason)
+                await channel.send(wire.Answer(refused=str(refusal), reason=refusal.reason))
+            except VolumesError as error:
+                log.warning("failed", node=request.claim.node, vmid=request.claim.vmid, error=str(error))
+                await channel.send(wire.Answer(refused=str(error), reason="StorageFailed"))
+        except WireError as error:
+            log.info("connection lost", error=str(error))
+
+    async def _serve(self, request: wire.Request, channel: Channel) -> None:
+        claim = Claim(request.claim.node, request.claim.vmid, request.claim.epoch, request.claim.generation)
+        what = request.WhichOneof("what")
+        scan = await self._scanner.look(claim.vmid, RECENT if what == "inventory" else SESSION)
+        self._admit(claim, scan)
+        if what == "inventory":
+            found = inventory_message(scan, claim.vmid, list(request.inventory.datasets))
+            await channel.send(wire.Answer(inventory=found))
+        elif what == "send":
+            await self._receive(claim, request.send, scan, channel)
+        elif what == "commit":
+            await self._commit(claim, request.commit, scan, channel)
+        elif what in ("abort", "aside"):
+            dataset = request.abort.dataset or request.aside.dataset
+            await self._clear(claim, dataset, scan, aside=what == "aside")
+            await channel.send(wire.Answer())
+        else:
+            raise Refused("UnknownRequest", f"{self._me} does not know this request; is its agent older?")
+
+    def _admit(self, claim: Claim, scan: Scan) -> None:
+        owner, generation = self._known.owner(claim.vmid), self._known.generation
+        refusal = admit(claim, self._me, owner, generation, scan.epoch_of(claim.vmid))
+        if refusal is not None:
+            raise Refused(refusal.reason, refusal.message)
+
+    def _allow(self, claim: Claim, datasets: list[str], scan: Scan) -> None:
+        """Only datasets that this guest's assignment names, and none that is somebody else's."""
+        assigned = allowed_datasets(self._known.assignment_here(claim.vmid))
+        for dataset in datasets:
+            volume = scan.volumes.get(dataset)
+            if volume is not None and not volume.marks.get("replica", "").startswith(f"{claim.vmid}/"):
+                raise Refused(
+                    "TargetOccupied",
+                    f"{dataset} on {self._me} was not made by Holdfast for guest {claim.vmid}; it is left alone.",
+                )
+            if dataset not in assigned and (volume is None or self._known.generation is not None):
+                raise Refused(
+                    "NotAssigned",
+                    f"no policy that {self._me} knows replicates guest {claim.vmid} to {dataset}.",
+                )
+
+    async def _receive(self, claim: Claim, ask: wire.SendRequest, scan: Scan, channel: Channel) -> None:
+        self._allow(claim, [ask.dataset], scan)
+        if ask.kind not in ("volume", "filesystem"):
+            raise Refused("UnknownKind", f"{self._me} cannot receive a {ask.kind!r}; is its agent older?")
+        await self._anchor(claim, pool_of(ask.dataset), scan)
+        await self._supersede(ask.dataset)
+        running = self._running[ask.dataset] = _Running(channel, asyncio.Event())
+        try:
+            await channel.send(wire.Answer())
+            mark = f"{claim.vmid}/{ask.disk}"
+            order = ReceiveOrder(ask.dataset, mark, ask.kind, resume=ask.resume, incremental=ask.base_guid != 0)
+            try:
+                await self._volumes.receive(order, channel)
+            except VolumesError as error:
+                self._scanner.changed(claim.vmid)
+                log.warning("receive failed", vmid=claim.vmid, disk=ask.disk, error=str(error))
+                await channel.send(wire.Result(failed=f"{self._me}: {error}"))
+            else:
+                log.info("received", vmid=claim.vmid, disk=ask.disk, snapshot=ask.snapshot)
+                await channel.send(wire.Result(guid=ask.guid))
+        finally:
+            if self._running.get(ask.dataset) is running:
+                del self._running[ask.dataset]
+            running.done.set()
+
+    async def _supersede(self, dataset: str) -> None:
+        """A receive that hangs on a dead link must not block its successor: two never write one dataset."""
+        while (before := self._running.get(dataset)) is not None:
+            before.channel.abort()
+            await before.done.wait()
+
+    async def _anchor(self, claim: Claim, pool: str, scan: Scan) -> None:
+        """The guest's anchor on this pool exists and bears the claim's epoch before anything changes under it."""
+        anchor = scan.anchors.get((pool, claim.vmid))
+        if anchor is None:
+            await self._volumes.prepare(pool, claim.vmid)
+        if anchor is None or anchor.epoch < claim.epoch:
+            await self._volumes.raise_epoch(pool, claim.vmid, claim.epoch)
+            self._scanner.changed(claim.vmid)
+
+    async def _commit(self, claim: Claim, ask: wire.CommitRequest, scan: Scan, channel: Channel) -> None:
+        try:
+            point = RecoveryPoint.model_validate_json(ask.point)
+        except ValidationError as error:
+            raise Refused("BadPoint", f"the point's record cannot be read: {error}") from None
+        self._allow(claim, [m.dataset for m in point.members], scan)
+        assignment = self._known.assignment_here(claim.vmid)
+        recorded = [p for anchor in scan.anchors_of(claim.vmid) for p in anchor.points]
+        goes = superseded(assignment.keep, recorded, point, self._host.zone) if assignment else None
+        for dataset, wanted in ask.properties.items():
+            await self._set_properties(dataset, dict(wanted.local), scan)
+        for pool in sorted({pool_of(m.dataset) for m in point.members}):
+            await self._anchor(claim, pool, scan)
+            order = CommitOrder(
+                claim.vmid,
+                pool,
+                claim.epoch,
+                point,
+                ask.definition,
+                tuple(d for d in goes.destroy if pool_of(d.snapshot) == pool) if goes else (),
+                goes.forget if goes else (),
+            )
+            await self._volumes.commit(order)
+            scan = scan.with_point(pool, claim.vmid, point, ask.definition)
+        if all(m.dataset in scan.volumes for m in point.members):
+            self._scanner.amend(claim.vmid, scan.without_points(claim.vmid, goes.forget if goes else ()))
+        else:
+            self._scanner.changed(claim.vmid)
+        log.info("committed", vmid=claim.vmid, point=str(point.id), destroyed=len(goes.destroy) if goes else 0)
+        await channel.send(wire.Answer())
+        self._on_commit()
+
+    async def _set_properties(self, dataset: str, wanted: dict[str, str], scan: Scan) -> None:
+        volume = scan.volumes.get(dataset)
+        have = volume.properties if volume else {}
+        differing = {k: v for k, v in wanted.items() if k in CONTENT_PROPERTIES and have.get(k) != v}
+        await self._volumes.set_properties(dataset, differing)
+
+    async def _clear(self, claim: Claim, dataset: str, scan: Scan, *, aside: bool) -> None:
+        self._allow(claim, [dataset], scan)
+        if dataset not in scan.volumes:
+            return
+        await self._supersede(dataset)
+        if aside:
+            name = await self._volumes.set_aside(dataset, claim.vmid, claim.epoch)
+            log.warning("set aside", vmid=claim.vmid, dataset=dataset, kept_as=name)
+        else:
+            await self._volumes.abort_partial(dataset)
+        self._scanner.changed(claim.vmid)

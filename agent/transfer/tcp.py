@@ -1,0 +1,171 @@
+"""The Wire port on TCP: length-prefixed messages, and the bare socket for what lies between them.
+
+Messages are read by their exact length, so that a stream's first bytes stay in the socket for the child that gets it.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from holdfast.agent.ports import Handler, WireError
+from holdfast.proto import transfer_pb2 as wire
+
+CONNECT_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 150.0
+"""Seconds to wait for a message: the other side may have a storage command to finish before it answers."""
+LARGEST = 4 * 1024 * 1024
+"""Bytes of a message."""
+_DEAD_PEER_MS = 20_000
+"""TCP_USER_TIMEOUT: data unacknowledged for so long means that the peer is gone."""
+
+_SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; Python has no name for it
+_BYTES_ACKED, _BYTES_RECEIVED = 120, 128  # offsets in struct tcp_info (linux/tcp.h), each a u64
+
+M = TypeVar("M", bound=Message)
+
+
+class TcpChannel:
+    """One connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_PEER_MS)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    async def send(self, message: wire.Request | wire.Answer | wire.Result) -> None:
+        """Send one message."""
+        data = message.SerializeToString()
+        self._socket.setblocking(False)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await asyncio.get_running_loop().sock_sendall(self._socket, struct.pack(">I", len(data)) + data)
+        except (OSError, TimeoutError) as error:
+            raise WireError(f"the connection to {self.peer} broke: {error or 'it takes no more'}") from None
+
+    async def request(self) -> wire.Request:
+        """Await a Request."""
+        return await self._read(wire.Request())
+
+    async def answer(self) -> wire.Answer:
+        """Await an Answer."""
+        return await self._read(wire.Answer())
+
+    async def result(self) -> wire.Result:
+        """Await a Result."""
+        return await self._read(wire.Result())
+
+    async def _read(self, message: M) -> M:
+        self._socket.setblocking(False)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                (length,) = struct.unpack(">I", await self._exactly(4))
+                if length > LARGEST:
+                    raise WireError(f"{self.peer} sent a message of {length} bytes; is it a Holdfast agent?")
+                message.ParseFromString(await self._exactly(length))
+        except TimeoutError:
+            raise WireError(f"{self.peer} did not answer within {ANSWER_TIMEOUT:.0f} s") from None
+        except (OSError, DecodeError) as error:
+            raise WireError(f"the connection to {self.peer} broke: {error}") from None
+        return message
+
+    async def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = await asyncio.get_running_loop().sock_recv(self._socket, count - len(data))
+            if not piece:
+                raise ConnectionResetError("it was closed")
+            data += piece
+        return data
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the other side."""
+        try:
+            return ":".join(str(part) for part in self._socket.getpeername()[:2])
+        except OSError:
+            return "the other agent"
+
+    def fileno(self) -> int:
+        """The socket for a child process, which expects it to block."""
+        self._socket.setblocking(True)
+        return self._socket.fileno()
+
+    def transferred(self) -> int:
+        """Bytes acknowledged by the other side plus bytes received from it."""
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        except OSError:
+            return 0
+        (acked,) = struct.unpack_from("Q", info, _BYTES_ACKED)
+        (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
+        return int(acked) + int(received)
+
+    def finish_sending(self) -> None:
+        """Send the end of the stream."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def abort(self) -> None:
+        """Shut both directions: also a child that holds the socket sees its end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def close(self) -> None:
+        """Close our descriptor."""
+        self._socket.close()
+
+
+class TcpWire:
+    """Connections over plain TCP; a later issue adds mTLS."""
+
+    async def connect(self, address: str, port: int, pace: int | None = None) -> TcpChannel:
+        """Connect, within CONNECT_TIMEOUT."""
+        loop = asyncio.get_running_loop()
+        error: Exception | None = None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                for family, kind, protocol, _, target in await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM):
+                    connection = socket.socket(family, kind, protocol)
+                    try:
+                        connection.setblocking(False)
+                        if pace is not None:  # the kernel spaces the packets out: exact, and no byte passes through us
+                            connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, min(pace, 2**32 - 1))
+                        await loop.sock_connect(connection, target)
+                        return TcpChannel(connection)
+                    except OSError as reason:
+                        connection.close()
+                        error = reason
+                    except BaseException:
+                        connection.close()
+                        raise
+        except (TimeoutError, OSError) as reason:
+            error = reason
+        raise WireError(f"{address}:{port} cannot be reached: {error or 'no answer'}; does its agent run?")
+
+    async def serve(self, address: str, port: int, handler: Handler) -> None:
+        """Accept connections until cancelled."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        loop = asyncio.get_running_loop()
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setblocking(False)
+            listener.bind((address, port))
+            listener.listen(128)
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    connection, _ = await loop.sock_accept(listener)
+                    group.create_task(_handle(TcpChannel(connection), handler))
+
+
+async def _handle(channel: TcpChannel, handler: Handler) -> None:
+    try:
+        await handler(channel)
+    finally:
+        await channel.close()
