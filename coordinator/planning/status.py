@@ -40,6 +40,9 @@ class State(StrEnum):
     OBSERVED = "observe"
 
 
+PREVIOUS, NOTHING = "previous version", "nothing"
+"""What RecordProblem says is in force."""
+
 _WORST_FIRST = (State.BREACHED, State.SYNCING, State.HEALTHY)
 
 
@@ -127,75 +130,79 @@ class Status:
         )
 
 
-def view(
-    desired: Desired, owners: Mapping[int, Owner], reports: Reports, now: datetime, zone: tzinfo, leader: bool = True
-) -> Status:
-    """Everything that `status` shows. `zone` is where schedules are read; `leader`: a coordinator is elected."""
-    problems = (*desired.problems, *_policy_problems(desired), *_told(desired, reports.agents))
-    protections = assign(desired, owners)
-    rows = [
-        _guest(vmid, protection, desired, owners.get(vmid), reports, now, zone, leader)
-        for vmid, protection in protections.items()
-    ]
-    unreadable = _unreadable_guests(desired.problems) - protections.keys()
-    rows += [_unreadable(vmid, desired, owners.get(vmid), reports, now, zone) for vmid in unreadable]
-    return Status(now, tuple(sorted(rows, key=lambda row: row.vmid)), problems, reports.agents)
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the reader has before it. `zone` is where schedules are read; `leader`: a coordinator is elected."""
+
+    desired: Desired
+    owners: Mapping[int, Owner]
+    reports: Reports
+    now: datetime
+    zone: tzinfo
+    leader: bool = True
+
+    def report(self, vmid: int) -> GuestReport | None:
+        """The owner's report; one of an earlier epoch is of another time."""
+        owner = self.owners.get(vmid)
+        report = self.reports.guests.get((owner.node, vmid)) if owner else None
+        return report if owner and report and report.epoch == owner.epoch else None
+
+    def owner_knows_better(self, vmid: int) -> bool:
+        """Whether a record that cannot be read here is in force, in its previous version, at the guest's owner."""
+        owner = self.owners.get(vmid)
+        agent = self.reports.agents.get(owner.node) if owner else None
+        unreadable = {problem.key for problem in self.desired.problems}
+        return agent is not None and any(p.key in unreadable and p.in_force == PREVIOUS for p in agent.problems)
 
 
-def _guest(
-    vmid: int,
-    protection: Protection,
-    desired: Desired,
-    owner: Owner | None,
-    reports: Reports,
-    now: datetime,
-    zone: tzinfo,
-    leader: bool,
-) -> GuestStatus:
-    report = _report(owner, vmid, reports)
-    targets = tuple(
-        _target(vmid, a.node, a.policy, a.rpo, a.schedule, report, reports, now, zone) for a in protection.assignments
-    )
-    conditions = _conditions(protection, owner, report, desired, reports, now, leader)
-    mode = desired.mode(vmid)
+def view(seen: Seen) -> Status:
+    """Everything that `status` shows."""
+    desired = seen.desired
+    protections = assign(desired, seen.owners)
+    vmids = protections.keys() | _unreadable_guests(desired.problems)
+    rows = tuple(_guest(vmid, protections.get(vmid), seen) for vmid in sorted(vmids))
+    return Status(seen.now, rows, _problems(desired, seen.reports.agents), seen.reports.agents)
+
+
+def _guest(vmid: int, protection: Protection | None, seen: Seen) -> GuestStatus:
+    owner, mode = seen.owners.get(vmid), seen.desired.mode(vmid)
+    if protection is None or seen.owner_knows_better(vmid):
+        targets, conditions = _as_told(vmid, seen)
+    else:
+        targets = tuple(_target(vmid, a.node, a.policy, a.rpo, a.schedule, seen) for a in protection.assignments)
+        conditions = _conditions(protection, seen)
     if mode is Mode.OBSERVE:
         state = State.OBSERVED
     elif not targets or owner is None:
         state = State.UNPROTECTED
-    elif any(c.reason != "DuplicateTarget" for c in protection.conditions):  # a target that is wanted gets nothing
+    elif any(c.reason in REASONS - {"DuplicateTarget"} for c in conditions):  # a target that is wanted gets nothing
         state = State.BREACHED
     else:
-        state = _worst(targets)
-    return GuestStatus(vmid, protection.guest.name, protection.guest.type, mode, owner, targets, state, conditions)
+        state = min((t.state for t in targets), key=_WORST_FIRST.index)
+    name, kind = (protection.guest.name, protection.guest.type) if protection else ("", "")
+    return GuestStatus(vmid, name, kind, mode, owner, targets, state, conditions)
 
 
-def _worst(targets: Iterable[TargetStatus]) -> State:
-    return min((t.state for t in targets), key=_WORST_FIRST.index)
+def _as_told(vmid: int, seen: Seen) -> tuple[tuple[TargetStatus, ...], tuple[Condition, ...]]:
+    """A guest as its owner's agent reports it, because a record cannot be read here."""
+    report = seen.report(vmid)
+    targets = []
+    for told in report.targets if report else ():
+        policy = seen.desired.policies.get(told.policy)
+        rpo, schedule = (policy.rpo, policy.schedule) if policy else (None, None)
+        targets.append(_target(vmid, told.node, told.policy, rpo, schedule, seen))
+    own = tuple(p.condition for p in seen.desired.problems if p.key == f"desired/guests/{vmid}")
+    return tuple(targets), own + (report.conditions if report else ())
 
 
-def _report(owner: Owner | None, vmid: int, reports: Reports) -> GuestReport | None:
-    """The owner's report; one of an earlier epoch is of another time."""
-    report = reports.guests.get((owner.node, vmid)) if owner else None
-    return report if owner and report and report.epoch == owner.epoch else None
-
-
-def _target(
-    vmid: int,
-    node: str,
-    policy: str,
-    rpo: float | None,
-    schedule: str | None,
-    report: GuestReport | None,
-    reports: Reports,
-    now: datetime,
-    zone: tzinfo,
-) -> TargetStatus:
+def _target(vmid: int, node: str, policy: str, rpo: float | None, schedule: str | None, seen: Seen) -> TargetStatus:
+    report = seen.report(vmid)
     told = next((t for t in report.targets if t.node == node), None) if report else None
-    last, fresh_at = _freshness(told, reports.replicas.get((node, vmid)))
+    last, fresh_at = _freshness(told, seen.reports.replicas.get((node, vmid)))
     if last is None or fresh_at is None:
         return TargetStatus(node, policy, rpo, schedule, None, None, None, State.SYNCING)
-    state = State.BREACHED if _late(fresh_at, rpo, schedule, now, zone) else State.HEALTHY
-    lag = max(0.0, (now - fresh_at).total_seconds())
+    state = State.BREACHED if _late(fresh_at, rpo, schedule, seen.now, seen.zone) else State.HEALTHY
+    lag = max(0.0, (seen.now - fresh_at).total_seconds())
     return TargetStatus(node, policy, rpo, schedule, last, fresh_at, lag, state)
 
 
@@ -222,32 +229,27 @@ def _late(fresh_at: datetime, rpo: float | None, schedule: str | None, now: date
     return following is not None and following <= now
 
 
-def _conditions(
-    protection: Protection,
-    owner: Owner | None,
-    report: GuestReport | None,
-    desired: Desired,
-    reports: Reports,
-    now: datetime,
-    leader: bool,
-) -> tuple[Condition, ...]:
+def _conditions(protection: Protection, seen: Seen) -> tuple[Condition, ...]:
     """Computed here where it can be; besides, what only the owner's agent can know."""
+    vmid, report = protection.vmid, seen.report(protection.vmid)
     told = report.conditions if report else ()
     since = {(c.reason, c.target): c.since for c in told}
     computed = [c.model_copy(update={"since": since.get((c.reason, c.target))}) for c in protection.conditions]
+    owner = seen.owners.get(vmid)
     if owner is None:
-        computed.append(_no_owner(protection.vmid, home(desired, protection.vmid), desired, leader))
-    elif protection.protected and (silent := _silent(protection.vmid, owner.node, report, reports, now)):
+        computed.append(_no_owner(vmid, seen))
+    elif protection.protected and (silent := _silent(vmid, owner.node, report, seen)):
         computed.append(silent)
     return (*computed, *(c for c in told if c.reason not in REASONS))
 
 
-def _no_owner(vmid: int, at: str | None, desired: Desired, leader: bool) -> Condition:
+def _no_owner(vmid: int, seen: Seen) -> Condition:
+    desired, at = seen.desired, home(seen.desired, vmid)
     if at is None:
         why = "it is not known where it runs. Set node in its Guest, or apply a Placement with the node."
     elif at not in desired.nodes:
         why = f"its node {at} does not exist (known: {', '.join(sorted(desired.nodes)) or 'none'}). Apply that Node."
-    elif not leader:
+    elif not seen.leader:
         why = "no coordinator leads. Start holdfast-coordinator, or see its log."
     else:
         why = "the coordinator has not named one yet. If this stays, see the log of holdfast-coordinator."
@@ -258,7 +260,7 @@ def _silent(vmid: int, node: str, report: GuestReport | None, reports: Reports, 
     agent = reports.agents.get(node)
     if agent is None:
         since = "has never reported"
-    elif now - agent.seen > SILENT_AFTER:
+    elif seen.now - agent.seen > SILENT_AFTER:
         since = f"was last heard of at {agent.seen.isoformat(timespec='seconds')}"
     elif report is None:
         return Condition(
@@ -278,44 +280,27 @@ def _unreadable_guests(problems: Iterable[RecordProblem]) -> set[int]:
     return {int(name) for name in names if name.isascii() and name.isdecimal()}
 
 
-def _unreadable(
-    vmid: int, desired: Desired, owner: Owner | None, reports: Reports, now: datetime, zone: tzinfo
-) -> GuestStatus:
-    """A guest whose record cannot be read: what its owner still does for it is known from the reports alone."""
-    report = _report(owner, vmid, reports)
-    targets = []
-    for told in report.targets if report else ():
-        policy = desired.policies.get(told.policy)
-        rpo, schedule = (policy.rpo, policy.schedule) if policy else (None, None)
-        targets.append(_target(vmid, told.node, told.policy, rpo, schedule, report, reports, now, zone))
-    problem = next(p for p in desired.problems if p.key == f"desired/guests/{vmid}")
-    state = _worst(targets) if targets else State.UNPROTECTED
-    conditions = (problem.condition, *(report.conditions if report else ()))
-    return GuestStatus(vmid, "", "", desired.mode(vmid), owner, tuple(targets), state, conditions)
+def _problems(desired: Desired, agents: Mapping[str, AgentReport]) -> tuple[RecordProblem, ...]:
+    """Records that are not in force as written: as the agents tell it where they know more, else as found here.
+
+    An agent may have a previous version in force, or be of another release and refuse what is accepted here.
+    """
+    found = {problem.key: problem for problem in desired.problems}
+    for node, agent in sorted(agents.items()):
+        for problem in agent.problems:
+            if problem.key not in found:
+                said = f"{problem.condition.message} (said by {node}, version {agent.version})"
+                condition = problem.condition.model_copy(update={"message": said})
+                found[problem.key] = problem.model_copy(update={"condition": condition})
+            elif found[problem.key].in_force == NOTHING:
+                found[problem.key] = problem
+    return (*(found[key] for key in sorted(found)), *_policy_problems(desired))
 
 
 def _policy_problems(desired: Desired) -> list[RecordProblem]:
     """What a policy names that does not exist: it shows even while the policy selects no guest."""
     return [
-        RecordProblem(
-            key=f"desired/policies/{name}",
-            condition=condition,
-            in_force="the rest of the policy",
-        )
+        RecordProblem(key=f"desired/policies/{name}", condition=condition, in_force="the rest of the policy")
         for name, policy in sorted(desired.policies.items())
         for condition in check_policy(name, policy, desired)
     ]
-
-
-def _told(desired: Desired, agents: Mapping[str, AgentReport]) -> list[RecordProblem]:
-    """Records that an agent cannot read although this reader can: it may be of another version."""
-    known = {problem.key for problem in desired.problems}
-    found: dict[str, RecordProblem] = {}
-    for node, agent in sorted(agents.items()):
-        for problem in agent.problems:
-            if problem.key not in known | found.keys():
-                message = f"{problem.condition.message} (told by {node}, version {agent.version})"
-                found[problem.key] = problem.model_copy(
-                    update={"condition": problem.condition.model_copy(update={"message": message})}
-                )
-    return list(found.values())
