@@ -256,8 +256,8 @@ def _no_owner(vmid: int, seen: Seen) -> Condition:
     return Condition(reason="NoOwner", message=f"Guest {vmid} has no owner, so nothing replicates it: {why}")
 
 
-def _silent(vmid: int, node: str, report: GuestReport | None, reports: Reports, now: datetime) -> Condition | None:
-    agent = reports.agents.get(node)
+def _silent(vmid: int, node: str, report: GuestReport | None, seen: Seen) -> Condition | None:
+    agent = seen.reports.agents.get(node)
     if agent is None:
         since = "has never reported"
     elif seen.now - agent.seen > SILENT_AFTER:
