@@ -50,7 +50,7 @@ def order(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() and name.isascii() else (-1, name)
 
 
-class KindArgument(click.ParamType):
+class KindArgument(click.ParamType[Kind]):
     """A kind by its label, the name it has in documents, or its folder."""
 
     name = "kind"
