@@ -3,6 +3,9 @@
 A name that passes cannot be mistaken for an option (leading dash), leave its folder (slash, dots), split a line or a
 column (blanks, newlines), or address a snapshot (`@`, `#`). Sources: PVE's `pve-node`, `pve-storage-id` and
 `pve-vmid` formats; zfs(8) on dataset components.
+
+The end of the text is `$` in pydantic's patterns (Rust's regex) and in JSON Schema; Python's own re would let a final
+newline pass there, so its patterns end in `\\Z`.
 """
 
 import re
@@ -16,14 +19,14 @@ VMID_MIN, VMID_MAX = 100, 999_999_999
 MAX_SIZE = 2**63 - 1
 """Bytes. ZFS keeps `volsize` and `refquota` in a uint64, Linux addresses files with a signed 64-bit offset."""
 
-NodeName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\Z")]
-StoreId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]\Z", max_length=100)]
-PolicyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?\Z")]
-RequestId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")]
-Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]*\Z", max_length=128)]
-PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*\Z", max_length=128)]
+NodeName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$")]
+StoreId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]$", max_length=100)]
+PolicyName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_+.-]*$", max_length=128)]
+PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)]
 """A Proxmox resource pool (the group of guests), not a zpool."""
-DiskSlot = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z]*[0-9]{0,3}\Z")]
+DiskSlot = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z]*[0-9]{0,3}$")]
 Vmid = Annotated[int, Field(ge=VMID_MIN, le=VMID_MAX)]
 Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 """Bytes, 1 to 2^63 - 1."""

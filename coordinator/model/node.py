@@ -5,7 +5,7 @@ from typing import Annotated
 from holdfast.coordinator.model.record import Record
 from pydantic import Field, StringConstraints
 
-Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:-]*\Z", max_length=253)]
+Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:][A-Za-z0-9.:-]*$", max_length=253)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 TRANSFER_PORT = 7420

@@ -10,6 +10,15 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.policy import ProtectionPolicy, Selector, Target
 from holdfast.coordinator.model.storage import REPLICABLE
 from holdfast.coordinator.planning.desired import Desired
+from holdfast.coordinator.planning.ownership import home
+
+REASONS = frozenset(
+    {
+        "Unprotected", "NoDisks", "UnknownStorage", "UnreplicableStorage", "StorageNotOnNode", "UnknownNode",
+        "TargetIsOwner", "TargetLacksStorage", "TargetStorageType", "TargetCollision", "DuplicateTarget",
+    }
+)  # fmt: skip
+"""Of the conditions that are found here. Any reader of the keyspace finds the same, and sooner than it is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +80,18 @@ def assign(desired: Desired, owners: Mapping[int, Owner]) -> dict[int, Protectio
     """Every guest's protection, by VMID."""
     by_age = sorted(desired.policies.items(), key=lambda item: (desired.age.get(item[0], 0), item[0]))
     return {
-        vmid: _protect(vmid, guest, _home(vmid, guest, owners), by_age, desired)
+        vmid: _protect(vmid, guest, owners[vmid].node if vmid in owners else home(desired, vmid), by_age, desired)
         for vmid, guest in sorted(desired.guests.items())
     }
 
 
-def _home(vmid: int, guest: Guest, owners: Mapping[int, Owner]) -> str | None:
-    owner = owners.get(vmid)
-    return owner.node if owner else guest.node
-
-
 def _protect(
-    vmid: int, guest: Guest, home: str | None, policies: list[tuple[str, ProtectionPolicy]], desired: Desired
+    vmid: int, guest: Guest, at: str | None, policies: list[tuple[str, ProtectionPolicy]], desired: Desired
 ) -> Protection:
     matching = [(name, policy) for name, policy in policies if selects(policy.selector, vmid, guest)]
     if not matching:
         return Protection(vmid, guest, (), (_unprotected(vmid),))
-    if blocked := _blocked(vmid, guest, home, desired):
+    if blocked := _blocked(vmid, guest, at, desired):
         return Protection(vmid, guest, (), blocked)
     assignments: dict[str, Assignment] = {}
     conditions: list[Condition] = []
@@ -97,7 +101,7 @@ def _protect(
             if taken is not None and taken.policy != name:
                 conditions.append(_duplicate(vmid, name, target.node, taken.policy))
                 continue
-            made = _to_target(vmid, guest, home, name, policy, target, desired)
+            made = _to_target(vmid, guest, at, name, policy, target, desired)
             if isinstance(made, Assignment):
                 assignments[target.node] = made
             else:
@@ -124,7 +128,7 @@ def _duplicate(vmid: int, policy: str, node: str, in_force: str) -> Condition:
     )
 
 
-def _blocked(vmid: int, guest: Guest, home: str | None, desired: Desired) -> tuple[Condition, ...]:
+def _blocked(vmid: int, guest: Guest, at: str | None, desired: Desired) -> tuple[Condition, ...]:
     """Why a guest cannot be replicated at all: a point without one of its disks would start a guest without it."""
     found = []
     replicated = {slot: disk for slot, disk in guest.disks.items() if disk.replicate}
@@ -152,11 +156,11 @@ def _blocked(vmid: int, guest: Guest, home: str | None, desired: Desired) -> tup
                     f" replicated (can: {', '.join(sorted(REPLICABLE))}). Move the disk, {leave_out}.",
                 )
             )
-        elif home is not None and not storage.reaches(home):
+        elif at is not None and not storage.reaches(at):
             found.append(
                 Condition(
                     reason="StorageNotOnNode",
-                    message=f"Disk {slot} of guest {vmid} is on storage {disk.storeid}, which node {home} does not"
+                    message=f"Disk {slot} of guest {vmid} is on storage {disk.storeid}, which node {at} does not"
                     f" have. Correct the storage's nodes, {leave_out}.",
                 )
             )
@@ -164,7 +168,7 @@ def _blocked(vmid: int, guest: Guest, home: str | None, desired: Desired) -> tup
 
 
 def _to_target(
-    vmid: int, guest: Guest, home: str | None, name: str, policy: ProtectionPolicy, target: Target, desired: Desired
+    vmid: int, guest: Guest, at: str | None, name: str, policy: ProtectionPolicy, target: Target, desired: Desired
 ) -> Assignment | Condition:
     def refuse(reason: str, message: str) -> Condition:
         return Condition(reason=reason, target=target.node, message=message)
@@ -174,10 +178,10 @@ def _to_target(
         return refuse(
             "UnknownNode", f"Policy {name} replicates to node {target.node}, which does not exist (known: {known})."
         )
-    if target.node == home:
+    if target.node == at:
         return refuse(
             "TargetIsOwner",
-            f"Policy {name} replicates guest {vmid} to {home}, where it runs. Name another node as target.",
+            f"Policy {name} replicates guest {vmid} to {at}, where it runs. Name another node as target.",
         )
     disks = []
     for slot, disk in sorted(guest.disks.items()):

@@ -4,6 +4,7 @@ Each record is read on its own. One that cannot be read is reported, its last go
 else is touched. Pure: the same records in the same order give the same answer.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -20,6 +21,7 @@ from holdfast.coordinator.model.report import RecordProblem
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.model.storage import Storage
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 R = TypeVar("R", bound=Record)
 
@@ -41,10 +43,13 @@ def check_name(folder: str, name: str) -> None:
     """Raise BadRecord if a record of this folder cannot bear this name."""
     if folder not in DESIRED:
         raise BadRecord(f"no such kind of record: {folder!r} (known: {', '.join(DESIRED)})")
+    by_vmid = folder in ("guests", "placements")
+    if by_vmid and not re.fullmatch(r"[1-9][0-9]{0,18}", name):  # one spelling, or 0101 and 101 would be two records
+        raise BadRecord(f"{name!r} cannot name one of {folder}: write the VMID as a plain number, e.g. 101")
     try:
-        _NAMES[folder].validate_python(int(name) if folder in ("guests", "placements") and name.isdecimal() else name)
+        _NAMES[folder].validate_python(int(name) if by_vmid else name)
     except ValidationError as error:
-        raise BadRecord(f"{name!r} cannot name one of {folder}: {_first(error)}") from None
+        raise BadRecord(f"{name!r} cannot name one of {folder}: {_say(error.errors()[0])}") from None
 
 
 def parse(folder: str, name: str, value: bytes | dict[str, object]) -> Record:
@@ -62,13 +67,23 @@ def parse(folder: str, name: str, value: bytes | dict[str, object]) -> Record:
 def describe(error: ValidationError) -> str:
     """All that pydantic found, in a line: `disks.scsi0.size: Input should be …; …`."""
     return "; ".join(
-        f"{'.'.join(str(part) for part in e['loc']) or 'record'}: {e['msg'].removeprefix('Value error, ')}"
-        for e in error.errors(include_url=False, include_input=False)
+        f"{'.'.join(map(_part, e['loc'])) or 'record'}: {_say(e)}" for e in error.errors(include_url=False)
     )
 
 
-def _first(error: ValidationError) -> str:
-    return error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
+def _part(part: str | int) -> str:
+    return str(part) if re.fullmatch(r"[A-Za-z0-9_\[\]-]+", str(part)) else repr(part)
+
+
+def _say(error: ErrorDetails) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return "unknown field"
+        case "missing":
+            return "is missing"
+        case "string_pattern_mismatch":
+            return f"{str(error['input'])[:80]!r} is not allowed (pattern {error['ctx']['pattern']})"
+    return error["msg"].removeprefix("Value error, ")
 
 
 @dataclass(frozen=True, slots=True)

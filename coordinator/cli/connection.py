@@ -1,0 +1,50 @@
+"""From the synchronous command line to etcd: one event loop, one client, errors in operators' words."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+from holdfast.coordinator.cli.output import Failed
+from holdfast.coordinator.config import EtcdSettings
+from holdfast.coordinator.model.keyspace import Keyspace
+from holdfast.coordinator.store.port import Store, StoreError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The global options, checked."""
+
+    settings: EtcdSettings
+
+    @property
+    def keyspace(self) -> Keyspace:
+        """The keys of the chosen cluster."""
+        return self.settings.keyspace
+
+    def run(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        """Do the work on a client; Failed for everything that an operator can meet."""
+
+        async def do() -> T:
+            async with self.settings.store() as store:
+                return await work(store)
+
+        try:
+            return asyncio.run(do())
+        except* StoreError as group:
+            raise Failed(_first(group)) from None
+        except* OSError as group:
+            raise Failed(f"{_first(group)}. Check the paths of ca, cert and key") from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+pass_connection = click.make_pass_decorator(Connection)

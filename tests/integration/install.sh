@@ -1,0 +1,18 @@
+#!/bin/bash
+# What the integration tests run against, from Debian's archive. Does nothing where it is all there.
+set -euo pipefail
+want=()
+command -v etcd >/dev/null || want+=(etcd-server)
+command -v etcdctl >/dev/null || want+=(etcd-client)
+command -v openssl >/dev/null || want+=(openssl)
+[ ${#want[@]} -eq 0 ] && exit 0
+export DEBIAN_FRONTEND=noninteractive
+# The packages would start a service; the tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod +x "$policy"
+	trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${want[@]}"
