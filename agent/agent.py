@@ -4,7 +4,6 @@ import asyncio
 
 import orjson
 import structlog
-
 from holdfast.agent.api import Api
 from holdfast.agent.config import AgentSettings
 from holdfast.agent.context import Context
@@ -101,7 +100,7 @@ class Agent:
         while True:
             changed.clear()
             records = {path: value.decode() for path, value in self._view.last_good.items()}
-            await asyncio.to_thread(self._host.save, LAST_GOOD, orjson.dumps(records))
+            await self._host.save(LAST_GOOD, orjson.dumps(records))
             await changed.wait()
             await asyncio.sleep(1.0)
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
-
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.ports import VolumesError

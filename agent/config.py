@@ -4,11 +4,10 @@ import socket
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.model.names import NodeName
 from holdfast.coordinator.model.node import API_PORT, TRANSFER_PORT, Port
+from pydantic import Field
 
 
 class AgentSettings(EtcdSettings):

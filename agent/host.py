@@ -1,5 +1,6 @@
 """The Host port on Linux."""
 
+import asyncio
 import os
 import time
 from datetime import UTC, datetime, tzinfo
@@ -35,7 +36,11 @@ class LinuxHost:
         except FileNotFoundError:
             return None
 
-    def save(self, name: str, data: bytes) -> None:
+    async def save(self, name: str, data: bytes) -> None:
+        """Replace a file, in a thread: a sync may take long."""
+        await asyncio.to_thread(self._replace, name, data)
+
+    def _replace(self, name: str, data: bytes) -> None:
         """Write beside it, sync, rename: after a power cut there is the old one or the new one."""
         temporary = self._state / f".{name}.new"
         with temporary.open("wb") as file:

@@ -1,1 +1,56 @@
-"""`holdfast-agent`: one per node."""
+"""`holdfast-agent`: one per node, under systemd."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import click
+import structlog
+import yaml
+from holdfast.agent.agent import Agent
+from holdfast.agent.config import AgentSettings
+from holdfast.agent.host import LinuxHost
+from holdfast.agent.storage.zfs.volumes import ZfsVolumes
+from holdfast.agent.transfer.tcp import TcpWire
+from holdfast.coordinator.log import configure
+from holdfast.coordinator.planning.desired import describe
+from pydantic import ValidationError
+
+log = structlog.get_logger()
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="Settings as YAML; the environment overrides them.")
+@click.option("--verbose", is_flag=True, help="Log every decision.")
+@click.version_option(package_name="holdfast")
+def main(config: Path | None, verbose: bool) -> None:
+    """Keep the disks of this node's guests where they should be, until told to stop."""
+    configure(verbose=verbose)
+    try:
+        settings = AgentSettings.read(config)
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        text = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise click.UsageError(f"the settings cannot be used: {text}") from None
+    sys.exit(asyncio.run(_run(settings)))
+
+
+async def _run(settings: AgentSettings) -> int:
+    """0 after a stop that was asked for, 1 after a failure."""
+    host = LinuxHost(settings.state)
+    loop = asyncio.get_running_loop()
+    async with settings.store() as store:
+        agent = asyncio.create_task(Agent(settings, store, ZfsVolumes(host.now), TcpWire(), host).run())
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, agent.cancel)
+        try:
+            await agent
+        except asyncio.CancelledError:
+            log.info("stopped", node=settings.node)
+            return 0
+        except BaseExceptionGroup as group:
+            log.error("the agent failed", errors=[str(error) for error in group.exceptions], exc_info=group)
+            return 1
+        finally:
+            host.notify("STOPPING=1")
+    return 1

@@ -189,7 +189,7 @@ class Host(Protocol):
     def load(self, name: str) -> bytes | None:
         """Read a small piece of durable state; None if there is none."""
 
-    def save(self, name: str, data: bytes) -> None:
+    async def save(self, name: str, data: bytes) -> None:
         """Replace a small piece of durable state, atomically."""
 
     def notify(self, state: str) -> None:

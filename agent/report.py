@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from importlib import metadata
 
 import structlog
-
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.ports import Host
 from holdfast.agent.scanner import Scanner

@@ -71,6 +71,12 @@ class EtcdSettings(BaseSettings):
             raise ValueError("https endpoints need ca, the certificate of the authority that signed etcd's")
         return self
 
+    @classmethod
+    def read(cls, path: Path | None) -> Self:
+        """From a YAML file, if given, and the environment. OSError, yaml.YAMLError, pydantic.ValidationError."""
+        data: Any = yaml.safe_load(path.read_text()) if path else {}
+        return cls.model_validate(data) if data is not None and not isinstance(data, dict) else cls(**(data or {}))
+
     @property
     def keyspace(self) -> Keyspace:
         """The keys of this cluster."""
@@ -87,9 +93,3 @@ class CoordinatorSettings(EtcdSettings):
 
     name: NodeName = Field(default_factory=lambda: socket.gethostname().partition(".")[0])
     """Under which it leads; written into every owner that it creates."""
-
-    @classmethod
-    def read(cls, path: Path | None) -> Self:
-        """From a YAML file, if given, and the environment. OSError, yaml.YAMLError, pydantic.ValidationError."""
-        data: Any = yaml.safe_load(path.read_text()) if path else {}
-        return cls.model_validate(data) if data is not None and not isinstance(data, dict) else cls(**(data or {}))
