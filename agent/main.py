@@ -13,6 +13,7 @@ from holdfast.agent.config import AgentSettings
 from holdfast.agent.host import LinuxHost
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
 from holdfast.agent.transfer.tcp import TcpWire
+from holdfast.coordinator import __version__
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.planning.desired import describe
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="Settings as YAML; the environment overrides them.")
 @click.option("--verbose", is_flag=True, help="Log every decision.")
-@click.version_option(package_name="holdfast")
+@click.version_option(__version__)
 def main(config: Path | None, verbose: bool) -> None:
     """Keep the disks of this node's guests where they should be, until told to stop."""
     configure(verbose=verbose)

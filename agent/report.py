@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from importlib import metadata
 
 import structlog
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.ports import Host
 from holdfast.agent.scanner import Scanner
 from holdfast.agent.view import View
+from holdfast.coordinator import __version__
 from holdfast.coordinator.model.condition import Condition, keep_since
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.point import RecoveryPoint
@@ -131,7 +131,7 @@ class Reporter:
         """`seen` moves in steps, so that it alone causes no write more often than that."""
         seen = datetime.fromtimestamp(now.timestamp() // SEEN.total_seconds() * SEEN.total_seconds(), now.tzinfo)
         return AgentReport(
-            version=metadata.version("holdfast"),
+            version=__version__,
             started=self._started,
             seen=max(seen, self._started),
             problems=self._view.desired.problems,

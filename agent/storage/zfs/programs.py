@@ -21,7 +21,7 @@ async def call(pool: str, program: str, orders: Sequence[list[str]]) -> list[str
     """Run a program over several guests' orders; the outcome of each is what it returned, Refused or VolumesError."""
     argv = [arg for order in orders for arg in order]
     with resources.as_file(_FOLDER / f"{program}.lua") as script:
-        out = await run("program", "-j", "-m", str(MEMORY), pool, str(script), *argv)
+        out = await run("program", "-j", "-m", str(MEMORY), "--", pool, str(script), *argv)
     answers = orjson.loads(out).get("return", {})
     if isinstance(answers, dict):  # a Lua table comes as an object: its keys are "1", "2", …
         answers = [answers[str(n)] for n in range(1, len(answers) + 1)]
