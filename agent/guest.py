@@ -139,7 +139,7 @@ class GuestWorker:
                 return plan
         scan = await self._context.scanner.look(self.vmid)
         if self._may_act():
-            await self._clean_up(scan)
+            scan = await self._clean_up(scan)
         return self._decide(protection, scan)
 
     def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
@@ -166,22 +166,25 @@ class GuestWorker:
         for target in self.state.targets.values():
             target.wake()
 
-    async def _clean_up(self, scan: Scan) -> None:
-        """Hold what is needed, let go of what is not."""
+    async def _clean_up(self, scan: Scan) -> Scan:
+        """Hold what is needed, let go of what is not; returns what a scan would show then."""
         targets = list(self.state.targets)
         cleanup = plan_cleanup(self.vmid, scan, targets)
         if not cleanup:
-            return
+            return scan
         volumes = self._context.volumes
         await volumes.hold(cleanup.hold)
         if cleanup.release or cleanup.destroy or cleanup.forget:
             await volumes.release(cleanup.release)
             for pool in sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)}):
                 doomed = [d for d in cleanup.destroy if pool_of(d.snapshot) == pool]
-                await volumes.destroy(pool, self.vmid, self._owner.epoch, doomed, cleanup.forget)
+                await volumes.destroy(pool, self.vmid, self._owner.epoch, doomed, cleanup.forget, cleanup.definitions)
         for bookmark in cleanup.drop_bookmarks:
             await volumes.drop_bookmark(bookmark)
         self._log.debug("cleaned up", **_counts(cleanup))
+        scan = scan.without(self.vmid, {d.guid for d in cleanup.destroy}, cleanup.forget)
+        self._context.scanner.amend(self.vmid, scan)
+        return scan
 
 
 def _counts(cleanup: Cleanup) -> dict[str, int]:

@@ -118,6 +118,8 @@ class CommitOrder:
     definition: str
     destroy: tuple[Doomed, ...] = ()
     forget: tuple[PointId, ...] = ()
+    forget_definitions: tuple[tuple[str, str], ...] = ()
+    """(digest, text)"""
 
 
 class Volumes(Protocol):
@@ -147,9 +149,15 @@ class Volumes(Protocol):
         """Mark that a target has committed a point, and bookmark its snapshots (snapshot, bookmark)."""
 
     async def destroy(
-        self, pool: str, vmid: int, epoch: int, doomed: Sequence[Doomed], forget: Sequence[PointId]
+        self,
+        pool: str,
+        vmid: int,
+        epoch: int,
+        doomed: Sequence[Doomed],
+        forget: Sequence[PointId],
+        definitions: Sequence[tuple[str, str]],
     ) -> None:
-        """Destroy snapshots that still have their GUID, then forget the records of points that needed them."""
+        """Destroy snapshots that still have their GUID, then forget the points and definitions that needed them."""
 
     async def drop_bookmark(self, bookmark: str) -> None:
         """Destroy a bookmark of ours."""

@@ -18,7 +18,7 @@ from holdfast.coordinator.model.point import RecoveryPoint
 from holdfast.coordinator.planning.admission import Claim, admit, allowed_datasets
 from holdfast.coordinator.planning.assignment import Assignment
 from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Scan, pool_of
-from holdfast.coordinator.planning.superseded import superseded
+from holdfast.coordinator.planning.superseded import NOTHING, superseded
 from holdfast.proto import transfer_pb2 as wire
 from pydantic import ValidationError
 
@@ -165,8 +165,7 @@ class Receiver:
             raise Refused("BadPoint", f"the point's record cannot be read: {error}") from None
         self._allow(claim, [m.dataset for m in point.members], scan)
         assignment = self._known.assignment_here(claim.vmid)
-        recorded = [p for anchor in scan.anchors_of(claim.vmid) for p in anchor.points]
-        goes = superseded(assignment.keep, recorded, point, self._host.zone) if assignment else None
+        goes = superseded(assignment, scan, point, self._host.zone) if assignment else NOTHING
         for dataset, wanted in ask.properties.items():
             await self._set_properties(dataset, dict(wanted.local), scan)
         for pool in sorted({pool_of(m.dataset) for m in point.members}):
@@ -177,18 +176,21 @@ class Receiver:
                 claim.epoch,
                 point,
                 ask.definition,
-                tuple(d for d in goes.destroy if pool_of(d.snapshot) == pool) if goes else (),
-                goes.forget if goes else (),
+                tuple(d for d in goes.destroy if pool_of(d.snapshot) == pool),
+                goes.forget,
+                goes.definitions,
             )
             await self._volumes.commit(order)
             scan = scan.with_point(pool, claim.vmid, point, ask.definition)
         if all(m.dataset in scan.volumes for m in point.members):
-            self._scanner.amend(claim.vmid, scan.without_points(claim.vmid, goes.forget if goes else ()))
+            self._scanner.amend(claim.vmid, scan.without(claim.vmid, {d.guid for d in goes.destroy}, goes.forget))
         else:
             self._scanner.changed(claim.vmid)
-        log.info("committed", vmid=claim.vmid, point=str(point.id), destroyed=len(goes.destroy) if goes else 0)
+        log.info("committed", vmid=claim.vmid, point=str(point.id), destroyed=len(goes.destroy))
         await channel.send(wire.Answer())
         self._on_commit()
+        for dataset in goes.aside:
+            await self._set_aside(claim, dataset)
 
     async def _set_properties(self, dataset: str, wanted: dict[str, str], scan: Scan) -> None:
         volume = scan.volumes.get(dataset)
@@ -202,8 +204,12 @@ class Receiver:
             return
         await self._supersede(dataset)
         if aside:
-            name = await self._volumes.set_aside(dataset, claim.vmid, claim.epoch)
-            log.warning("set aside", vmid=claim.vmid, dataset=dataset, kept_as=name)
+            await self._set_aside(claim, dataset)
         else:
             await self._volumes.abort_partial(dataset)
         self._scanner.changed(claim.vmid)
+
+    async def _set_aside(self, claim: Claim, dataset: str) -> None:
+        name = await self._volumes.set_aside(dataset, claim.vmid, claim.epoch)
+        self._scanner.changed(claim.vmid)
+        log.warning("set aside", vmid=claim.vmid, dataset=dataset, kept_as=name)

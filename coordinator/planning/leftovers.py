@@ -34,6 +34,8 @@ class Cleanup:
     drop_bookmarks: tuple[str, ...] = ()
     forget: tuple[PointId, ...] = ()
     """Records of points that are not complete any more, or of no use."""
+    definitions: tuple[tuple[str, str], ...] = ()
+    """(digest, text) of definitions that no point needs any more."""
 
     def __bool__(self) -> bool:
         return bool(self.hold or self.release or self.destroy or self.bookmark or self.drop_bookmarks or self.forget)
@@ -68,6 +70,7 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
     ours = {m.guid for p in recorded for m in p.members}
     parts = [_volume(scan.volumes[dataset], ours, kept_guids, reserve, points[-1].id) for dataset in datasets]
     kept_ids = {p.id for p in kept} | set(sent.values())
+    forget = tuple(sorted({p.id for p in recorded if p.id not in kept_ids and p.id < points[-1].id}))
     return Cleanup(
         vmid,
         hold=tuple(x for p in parts for x in p.hold),
@@ -75,8 +78,16 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
         destroy=tuple(x for p in parts for x in p.destroy),
         bookmark=tuple(x for p in parts for x in p.bookmark),
         drop_bookmarks=tuple(x for p in parts for x in p.drop_bookmarks),
-        forget=tuple(sorted({p.id for p in recorded if p.id not in kept_ids and p.id < points[-1].id})),
+        forget=forget,
+        definitions=unused_definitions(scan, vmid, [p for p in recorded if p.id not in forget]) if forget else (),
     )
+
+
+def unused_definitions(scan: Scan, vmid: int, kept: list[RecoveryPoint]) -> tuple[tuple[str, str], ...]:
+    """(digest, text) of what is recorded for a guest but of no point that is kept."""
+    used = {p.definition for p in kept}
+    found = {d: text for anchor in scan.anchors_of(vmid) for d, text in anchor.definitions.items() if d not in used}
+    return tuple(sorted(found.items()))
 
 
 def _volume(volume: Volume, ours: set[int], kept: set[int], reserve: set[int], newest: PointId) -> Cleanup:

@@ -154,14 +154,17 @@ class Scan:
         )
         return replace(self, volumes=volumes, anchors={**self.anchors, (pool, vmid): after})
 
-    def without_points(self, vmid: int, ids: Collection[PointId]) -> "Scan":
-        """What a scan would show after these points were forgotten."""
-        kept = {
-            key: replace(anchor, points=tuple(p for p in anchor.points if p.id not in ids))
-            for key, anchor in self.anchors.items()
-            if anchor.vmid == vmid
-        }
-        return replace(self, anchors={**self.anchors, **kept})
+    def without(self, vmid: int, guids: Collection[int], ids: Collection[PointId]) -> "Scan":
+        """What a scan would show after these snapshots were destroyed and these points forgotten."""
+        anchors, volumes = dict(self.anchors), dict(self.volumes)
+        for key, anchor in self.anchors.items():
+            if anchor.vmid == vmid:
+                datasets = {m.dataset for p in anchor.points for m in p.members}
+                anchors[key] = replace(anchor, points=tuple(p for p in anchor.points if p.id not in ids))
+                for volume in (volumes[d] for d in datasets & volumes.keys()):
+                    snapshots = tuple(s for s in volume.snapshots if s.guid not in guids)
+                    volumes[volume.dataset] = replace(volume, snapshots=snapshots)
+        return replace(self, anchors=anchors, volumes=volumes)
 
 
 def pool_of(dataset: str) -> str:

@@ -6,10 +6,12 @@ Guards invariant 3: the target decides by itself, so a compromised source cannot
 from dataclasses import dataclass
 from datetime import tzinfo
 
-from holdfast.coordinator.model.keep import Keep
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning import retention
-from holdfast.coordinator.planning.leftovers import Doomed
+from holdfast.coordinator.planning.admission import allowed_datasets
+from holdfast.coordinator.planning.assignment import Assignment
+from holdfast.coordinator.planning.leftovers import Doomed, unused_definitions
+from holdfast.coordinator.planning.observed import Scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +20,36 @@ class Superseded:
 
     destroy: tuple[Doomed, ...]
     forget: tuple[PointId, ...]
+    definitions: tuple[tuple[str, str], ...]
+    """(digest, text)"""
+    aside: tuple[str, ...]
+    """Replicas of disks that the guest has no more, once no point that is kept has them: renamed, never destroyed."""
 
 
-def superseded(keep: Keep, held: list[RecoveryPoint], committed: RecoveryPoint, zone: tzinfo) -> Superseded:
-    """`held` are all points that are recorded on the target, `committed` the one that is being committed."""
+NOTHING = Superseded((), (), (), ())
+"""Where no policy is known, nothing goes."""
+
+
+def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zone: tzinfo) -> Superseded:
+    """What goes of a guest on this target when `committed` is recorded there."""
+    vmid = assignment.vmid
+    held = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
     points = {p.id: p for p in held} | {committed.id: committed}
     newest = max(points)
     items = [(p.instant, str(p.id)) for p in points.values()]
-    kept = {PointId.parse(d.name) for d in retention.apply(keep, items, zone) if d.keep} | {newest}
+    kept = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | {newest}
     needed = {m.guid for id in kept for m in points[id].members}
     gone = sorted(id for id in points if id not in kept)
     doomed = {Doomed(m.full_name, m.guid) for id in gone for m in points[id].members if m.guid not in needed}
-    return Superseded(tuple(sorted(doomed)), tuple(gone))
+    needed_datasets = {m.dataset for id in kept for m in points[id].members} | allowed_datasets(assignment)
+    aside = sorted(
+        name
+        for name, volume in scan.volumes.items()
+        if volume.marks.get("replica", "").startswith(f"{vmid}/") and name not in needed_datasets | _asides(scan)
+    )
+    definitions = unused_definitions(scan, vmid, [points[id] for id in kept])
+    return Superseded(tuple(sorted(doomed)), tuple(gone), definitions, tuple(aside))
+
+
+def _asides(scan: Scan) -> set[str]:
+    return {name for name in scan.volumes if name.split("/")[1:3] == ["holdfast", "aside"]}

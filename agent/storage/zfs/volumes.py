@@ -76,10 +76,16 @@ class ZfsVolumes:
         await self._program(pool, "sent", [anchor, str(epoch), key, f"{point} {target}", *counted(bookmarks)])
 
     async def destroy(
-        self, pool: str, vmid: int, epoch: int, doomed: Sequence[Doomed], forget: Sequence[PointId]
+        self,
+        pool: str,
+        vmid: int,
+        epoch: int,
+        doomed: Sequence[Doomed],
+        forget: Sequence[PointId],
+        definitions: Sequence[tuple[str, str]],
     ) -> None:
         """Destroy and forget in one transaction."""
-        args = [names.anchor(pool, vmid), str(epoch), *counted(_doomed(doomed)), *counted(_keys(forget))]
+        args = [names.anchor(pool, vmid), str(epoch), *counted(_doomed(doomed)), *counted(_keys(forget, definitions))]
         await self._program(pool, "destroy", args)
 
     async def drop_bookmark(self, bookmark: str) -> None:
@@ -123,7 +129,8 @@ class ZfsVolumes:
         here = [m for m in order.point.members if pool_of(m.dataset) == order.pool]  # a program sees one pool
         members = [(m.full_name, signed(m.guid)) for m in here]
         args = [names.anchor(order.pool, order.vmid), str(order.epoch), f"{names.POINT}{order.point.id}", record]
-        args += [*counted(members), *counted(_doomed(order.destroy)), *counted(_keys(order.forget))]
+        args += [*counted(members), *counted(_doomed(order.destroy))]
+        args += counted(_keys(order.forget, order.forget_definitions))
         args += counted(definition.split(order.point.definition, order.definition).items())
         await self._program(order.pool, "commit", args)
 
@@ -167,7 +174,8 @@ async def _each(verb: str, snapshots: Sequence[str]) -> Exception | None:
 
 
 def _already(error: VolumesError) -> bool:
-    return any(words in str(error) for words in ("tag already exists", "no such tag"))
+    """Held already, or released already: as good. A snapshot that has gone is missed by whoever needs it."""
+    return any(words in str(error) for words in ("tag already exists", "no such tag", "dataset does not exist"))
 
 
 def _record_head(point: RecoveryPoint) -> str:
@@ -178,8 +186,10 @@ def _doomed(doomed: Sequence[Doomed]) -> list[tuple[str, str]]:
     return [(names.check_snapshot(d.snapshot), signed(d.guid)) for d in doomed]
 
 
-def _keys(points: Sequence[PointId]) -> list[tuple[str]]:
-    return [(f"{names.POINT}{point}",) for point in points]
+def _keys(points: Sequence[PointId], definitions: Sequence[tuple[str, str]]) -> list[tuple[str]]:
+    """The properties that records of points, and definitions, are kept in."""
+    pieces = [key for digest, text in definitions for key in definition.split(digest, text)]
+    return [(f"{names.POINT}{point}",) for point in points] + [(key,) for key in pieces]
 
 
 def _socket(channel: Channel) -> streams.SocketChannel:
