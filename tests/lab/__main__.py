@@ -36,7 +36,6 @@ def up(hosts: int, etcd: bool, deploy: bool) -> None:
         for host in lab.hosts:
             host.deploy()
     click.echo(f"shell: make lab-shell HOST=1    here, in its network: python -m tests.lab run COMMAND    lab: {NAME}")
-    os._exit(0)  # the hosts and etcd stay; Python would complain of children left running
 
 
 @main.command()

@@ -60,10 +60,12 @@ def built(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
 
 def discard_old(kind: str, keep: int) -> None:
-    """Remove all but the `keep` folders of a kind that were used last."""
+    """Remove all but the `keep` folders of a kind that were used last; none that a lab runs from."""
+    in_use = {link.resolve() for link in CACHE.glob("run/*/image")}
     folders = sorted((CACHE / kind).glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in folders[keep:]:
-        shutil.rmtree(folder)
+        if folder.resolve() not in in_use:
+            shutil.rmtree(folder)
 
 
 def command(argv: Sequence[str | Path], log: Path | None = None, *, cwd: Path | None = None, stdin: str = "") -> str:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from .daemon import Daemon
 from .image.packages import etcd as programs
 from .network import GATEWAY, Network
 
@@ -20,7 +21,7 @@ class Etcd:
     def __init__(self, folder: Path, network: Network) -> None:
         self._folder = folder
         self._network = network
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = Daemon(folder / "pid", folder / "etcd.log", mark=f"--data-dir={folder}")
 
     def start(self, timeout: float = 30.0) -> None:
         """Start it, and wait until it says that it is healthy. Raises RuntimeError when it does not."""
@@ -37,32 +38,26 @@ class Etcd:
             "auto-compaction-retention": "1h",
         }
         argv = [str(programs() / "etcd"), *(f"--{name}={value}" for name, value in options.items())]
-        with (self._folder / "etcd.log").open("a") as log:
-            self._process = subprocess.Popen(
-                self._network.command(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        self._process.start(self._network.command(argv))
         deadline = time.monotonic() + timeout
         while not self._healthy():
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError(f"etcd does not come up; the end of its log:\n{self.log()[-2000:]}")
+            if time.monotonic() > deadline or self._process.pid() is None:
+                raise RuntimeError(f"etcd does not come up\n{self._process.last_words()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
         """End it properly."""
-        self._end(signal.SIGTERM)
+        self._process.end(signal.SIGTERM)
 
     def kill9(self) -> None:
-        self._end(signal.SIGKILL)
+        self._process.end(signal.SIGKILL)
 
     def sigstop(self) -> None:
         """Freeze it; its connections stay."""
-        self._running().send_signal(signal.SIGSTOP)
+        self._process.signal(signal.SIGSTOP)
 
     def sigcont(self) -> None:
-        self._running().send_signal(signal.SIGCONT)
-
-    def log(self) -> str:
-        return (self._folder / "etcd.log").read_text()
+        self._process.signal(signal.SIGCONT)
 
     def ctl(self, *arguments: str) -> str:
         """etcdctl's output."""
@@ -70,17 +65,6 @@ class Etcd:
         environment = {"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}
         command = self._network.command(argv)
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True).stdout
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            raise RuntimeError("etcd does not run, or another process started it")
-        return self._process
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(timeout=30)
-            self._process = None
 
     def _healthy(self) -> bool:
         try:

@@ -16,11 +16,11 @@ from pathlib import Path
 _MARGIN = 20.0
 
 
-class ScriptFailed(Exception):
+class ScriptFailed(Exception):  # noqa: N818 - it reads as what happened
     """A script exited with a status other than 0 (-9: it ran into its timeout)."""
 
 
-class HostSilent(Exception):
+class HostSilent(Exception):  # noqa: N818
     """The host does not answer on the exec channel."""
 
 

@@ -112,7 +112,7 @@ class Host:
 
     def reset(self) -> None:
         """As new for a test: on, its links whole, nothing of Holdfast running or kept, an empty pool `tank`."""
-        if self.machine.pid() is None:
+        if not self.machine.runs():
             self.power_on()
         self.link_up()
         self.heal_all()

@@ -40,6 +40,8 @@ class Lab:
     def up(self, count: int = 2, pools: bool = True) -> None:
         """Build what is missing, then start `count` hosts with blank disks, each with a pool `tank` on /dev/vdb
         unless `pools` is false. A lab of this name that runs, or was left behind, is taken down before."""
+        if os.geteuid() != 0:
+            raise RuntimeError("the lab makes network namespaces and disk images: run it as root")
         image = build()
         with locked(f"lab-{self.name}"):
             self._down()
@@ -94,11 +96,11 @@ class Lab:
             list(pool.map(action, self.hosts))
 
     def _down(self) -> None:
-        self.etcd.kill9()
-        for folder in self.folder.glob("host*"):
-            Machine(int(folder.name.removeprefix("host")), folder, self.network).kill()
-        for host in self.hosts:  # reap what this very process had started
+        for host in self.hosts:
             host.power_cut()
+        for folder in self.folder.glob("host*"):  # another process's
+            Machine(int(folder.name.removeprefix("host")), folder, self.network).kill()
+        self.etcd.kill9()
         self.network.delete()
         shutil.rmtree(self.folder, ignore_errors=True)
         self.hosts = []

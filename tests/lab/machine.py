@@ -1,14 +1,12 @@
 """One QEMU process: its command line, its monitor, its death."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from .daemon import Daemon
 from .network import Network
 
 MEMORY_MIB = 1024
@@ -42,8 +40,7 @@ class Machine:
         self.number = number
         self.folder = folder
         self._network = network
-        self._pid_file = folder / "pid"
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process = Daemon(folder / "pid", folder / "qemu.log", mark=str(folder / "monitor"))
 
     @property
     def serial_socket(self) -> Path:
@@ -52,34 +49,20 @@ class Machine:
 
     def start(self, kernel: Path, initrd: Path, extra: Sequence[str] = ()) -> None:
         """Start QEMU; it boots, or with `-incoming` in `extra` restores a machine's state."""
-        argv = self._network.command(self._argv(kernel, initrd, extra))
-        with (self.folder / "qemu.log").open("w") as log:
-            self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        self._pid_file.write_text(str(self._process.pid))
+        self.process.start(self._network.command(self._argv(kernel, initrd, extra)))
 
-    def pid(self) -> int | None:
-        """The process of the QEMU that runs, else None."""
-        try:
-            pid = int(self._pid_file.read_text())
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ValueError, ProcessLookupError):
-            return None
-        return pid if str(self.folder / "monitor").encode() in b" ".join(arguments) else None
+    def runs(self) -> bool:
+        """Whether there is a QEMU."""
+        return self.process.pid() is not None
 
     def kill(self) -> None:
         """Kill -9, and wait until the process is gone."""
-        pid = self.pid()
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-        self._await_end()
-        self._pid_file.unlink(missing_ok=True)
+        self.process.end()
 
     def check(self) -> None:
         """Raises RuntimeError with QEMU's last words where it does not run."""
-        if self.pid() is None:
-            raise RuntimeError(f"host {self.number}: QEMU ended\n{(self.folder / 'qemu.log').read_text()[-2000:]}")
+        if not self.runs():
+            raise RuntimeError(f"host {self.number}: QEMU ended\n{self.process.last_words()}")
 
     def monitor(self, execute: str, **arguments: object) -> object:
         """One QMP command; returns its result. Raises RuntimeError where QEMU refuses it."""
@@ -111,17 +94,7 @@ class Machine:
                 raise RuntimeError(f"saving the machine's state failed: {info}")
             time.sleep(0.1)
         self.monitor("quit")
-        self._await_end()
-
-    def _await_end(self) -> None:
-        if self._process is not None:
-            self._process.wait(timeout=20)
-            self._process = None
-        deadline = time.monotonic() + 20
-        while self.pid() is not None:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"host {self.number}: QEMU does not end")
-            time.sleep(0.02)
+        self.process.wait()
 
     def _argv(self, kernel: Path, initrd: Path, extra: Sequence[str]) -> list[str]:
         n, folder = self.number, self.folder

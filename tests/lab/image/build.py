@@ -10,6 +10,7 @@ from . import disk, packages, rootfs
 from .modules import modules
 from .template import make_template
 
+
 SSH_KEY = CACHE / "ssh-key"
 
 

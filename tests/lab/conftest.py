@@ -1,0 +1,50 @@
+"""Fixtures of the lab: `lab` is up for the whole session, `hosts` are as new for each test."""
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .cache import locked, say
+from .host import Host
+from .lab import Lab
+from .recorder import Recorder
+
+# Of a test's own, without fixtures: the first lab of a machine is built for minutes.
+_TEST_SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(os.path.dirname(__file__)):
+            item.add_marker(pytest.mark.timeout(_TEST_SECONDS, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Two hosts, in whose network this process is from now on. HOLDFAST_LAB_NAME names the lab (else `test`)."""
+    lab = Lab(os.environ.get("HOLDFAST_LAB_NAME", "test"))
+    with locked(f"session-{lab.name}"):
+        started = time.monotonic()
+        try:
+            lab.up(2, pools=False)
+            say(f"up after {time.monotonic() - started:.1f} s")
+            yield lab
+        finally:
+            lab.down()
+
+
+@pytest.fixture
+def hosts(lab: Lab) -> list[Host]:
+    """The lab's hosts, as new: on, links whole, nothing of Holdfast running or kept, an empty pool `tank`."""
+    lab.reset()
+    return lab.hosts
+
+
+@pytest.fixture
+def recorder(hosts: list[Host]) -> Iterator[Recorder]:
+    """A recorder that listens to all hosts; the test fails in the end if two epochs wrote at one time."""
+    with Recorder([host.machine for host in hosts]) as recorder:
+        yield recorder
+    recorder.check()
