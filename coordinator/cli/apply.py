@@ -1,6 +1,7 @@
 """`apply` and `diff`: documents against what is there."""
 
 import difflib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ _files = click.option(
     multiple=True,
     required=True,
     type=click.Path(exists=True, allow_dash=True),
-    help="YAML or JSON documents; - is standard input, a directory stands for its *.yaml, *.yml and *.json. Repeatable.",
+    help="YAML or JSON documents; - is standard input, a directory its *.yaml, *.yml and *.json. Repeatable.",
 )
 
 
@@ -85,7 +86,7 @@ def _texts(files: Sequence[str]) -> list[tuple[str, str]]:
     found = []
     for name in files:
         if name == "-":
-            found.append(("stdin", _decode("stdin", click.get_binary_stream("stdin").read())))
+            found.append(("stdin", _decode("stdin", sys.stdin.buffer.read())))
             continue
         path = Path(name)
         inside = sorted(p for p in path.iterdir() if p.suffix in _EXTENSIONS) if path.is_dir() else [path]
