@@ -7,9 +7,12 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, PlainSerializer
 
 
 class Record(BaseModel):
-    """A value in the keyspace, as JSON. Unknown fields are an error: a typing mistake must not pass for a default."""
+    """A value in the keyspace, as JSON. Unknown fields are an error: a typing mistake must not pass for a default.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False)
+    The docstring beneath a field is its description in the JSON Schema (`holdfast schema`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=False, use_attribute_docstrings=True)
 
     def sparse(self) -> dict[str, object]:
         """As JSON's types, without what is as it would be anyway: what people read and write."""
