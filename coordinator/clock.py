@@ -1,6 +1,8 @@
-"""Time as the loops see it: given from outside, so that a simulator can run them on virtual time."""
+"""Time as the loops see it: given from outside, so that a simulator can run them on virtual time.
 
-import asyncio
+To wait, they use asyncio, whose loop a simulator brings along too.
+"""
+
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -17,22 +19,14 @@ class Clock(Protocol):
         """Seconds since some moment; never goes back."""
         ...
 
-    async def sleep(self, seconds: float) -> None:
-        """Return after so many seconds of the monotonic clock."""
-        ...
-
 
 class SystemClock:
-    """The machine's."""
+    """The machine's. The monotonic one goes on while the machine is suspended, as leases do (CLOCK_BOOTTIME)."""
 
     def now(self) -> datetime:
         """Aware, in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds since boot or so."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep on the running loop."""
-        await asyncio.sleep(seconds)
+        """Seconds since boot."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import click
 from holdfast.coordinator.cli.output import Failed
 from holdfast.coordinator.config import EtcdSettings
+from holdfast.coordinator.grouped import first
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.store.port import Store, StoreError
 
@@ -35,16 +36,9 @@ class Connection:
         try:
             return asyncio.run(do())
         except* StoreError as group:
-            raise Failed(_first(group)) from None
+            raise Failed(str(first(group))) from None
         except* OSError as group:
-            raise Failed(f"{_first(group)}. Check the paths of ca, cert and key") from None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
+            raise Failed(f"{first(group)}. Check the paths of ca, cert and key") from None
 
 
 pass_connection = click.make_pass_decorator(Connection)

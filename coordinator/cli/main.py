@@ -1,5 +1,78 @@
-"""The `holdfast` command: people steer by writing desired state."""
+"""The `holdfast` command: people steer by writing desired state, and see what comes of it."""
+
+import logging
+from pathlib import Path
+
+import click
+import structlog
+from click.shell_completion import get_completion_class
+from holdfast.coordinator.cli.apply import apply, diff
+from holdfast.coordinator.cli.connection import Connection
+from holdfast.coordinator.cli.explain import explain
+from holdfast.coordinator.cli.plan import plan
+from holdfast.coordinator.cli.points import points
+from holdfast.coordinator.cli.records import delete, get
+from holdfast.coordinator.cli.replicate import replicate
+from holdfast.coordinator.cli.schema import schema
+from holdfast.coordinator.cli.status import status
+from holdfast.coordinator.config import DEFAULT_ENDPOINT, EtcdSettings
+from holdfast.coordinator.model.keyspace import DEFAULT_CLUSTER
+from holdfast.coordinator.planning.desired import describe
+from pydantic import ValidationError
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    envvar="HOLDFAST_ENDPOINTS",
+    help=f"URL of an etcd member; may be given several times.  [default: {DEFAULT_ENDPOINT}]",
+)
+@click.option("--cluster", envvar="HOLDFAST_CLUSTER", default=DEFAULT_CLUSTER, show_default=True, help="Which cluster.")
+@click.option("--ca", type=_FILE, envvar="HOLDFAST_CA", help="Certificate of the authority that signed etcd's (PEM).")
+@click.option("--cert", type=_FILE, envvar="HOLDFAST_CERT", help="Certificate to show to etcd (PEM).")
+@click.option("--key", type=_FILE, envvar="HOLDFAST_KEY", help="Its private key (PEM).")
+@click.version_option(package_name="holdfast", prog_name="holdfast")
+@click.pass_context
+def cli(
+    ctx: click.Context, endpoints: tuple[str, ...], cluster: str, ca: Path | None, cert: Path | None, key: Path | None
+) -> None:
+    """Keep every guest's disks where you said they should be.
+
+    Exit codes: 0 done, 1 failed or refused, 2 wrong usage. Every option can also be given in the environment:
+    HOLDFAST_ENDPOINTS (separated by commas), HOLDFAST_CLUSTER, HOLDFAST_CA, HOLDFAST_CERT, HOLDFAST_KEY.
+    """
+    given = [part for endpoint in endpoints for part in endpoint.split(",") if part]
+    try:
+        settings = EtcdSettings(
+            endpoints=tuple(given) or (DEFAULT_ENDPOINT,), cluster=cluster, ca=ca, cert=cert, key=key
+        )
+    except ValidationError as error:
+        raise click.UsageError(describe(error)) from None
+    ctx.obj = Connection(settings)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete holdfast's arguments.
+
+    For bash: `holdfast completion bash > /etc/bash_completion.d/holdfast`
+    """
+    made = get_completion_class(shell)
+    assert made is not None, "click knows the three shells"
+    click.echo(made(cli, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
+
+
+for _command in (apply, get, delete, diff, schema, status, plan, explain, points, replicate):
+    cli.add_command(_command)
 
 
 def main() -> None:
     """Run the command line."""
+    # what libraries log is for services; here every outcome is said once, in the command's own words
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    cli(prog_name="holdfast")

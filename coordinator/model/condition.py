@@ -7,10 +7,13 @@ class Condition(Record):
     """`reason` is one CamelCase word for machines; `message` says what was refused, why, and what to do next."""
 
     reason: str
+    """One CamelCase word, for machines."""
     message: str
+    """What was refused, why, and what to do next."""
     target: str | None = None
     """The node that it concerns, where one target of several is meant."""
     since: Instant | None = None
+    """When it first held."""
 
     def same_as(self, other: "Condition") -> bool:
         """Equal but for the time since when."""

@@ -16,8 +16,11 @@ class Disk(Record):
     """A slot bound to a volume. `size` in bytes, as the guest's definition has it."""
 
     volume: VolumeId
+    """`STOREID:volname`, as Proxmox writes it."""
     size: Size | None = None
+    """Bytes."""
     replicate: bool = True
+    """Whether recovery points include it; false leaves it out knowingly."""
 
     @property
     def storeid(self) -> str:
@@ -34,11 +37,17 @@ class Guest(Record):
     """A VM or container. `node` is where it was last seen, which is not a claim to own it."""
 
     type: Literal["qemu", "lxc"]
+    """A VM (qemu) or a container (lxc)."""
     node: NodeName | None = None
+    """Where it was last seen."""
     name: str = ""
+    """What people call it."""
     disks: dict[DiskSlot, Disk] = Field(default_factory=dict)
+    """Slot (scsi0, rootfs, mp0 …) → disk."""
     tags: tuple[Tag, ...] = ()
+    """Proxmox's tags; policies select by them."""
     pool: PoolName | None = None
+    """Proxmox's resource pool; policies select by it."""
     definition: str = ""
     """The guest's configuration file as text, without secrets; every recovery point keeps it."""
 
@@ -77,4 +86,6 @@ class Placement(Record):
     """Where people want a guest, and how far Holdfast may go with it."""
 
     node: NodeName | None = None
+    """Where it is to run."""
     mode: Mode = Mode.REPLICATE
+    """How far Holdfast may go: observe, replicate or ha."""

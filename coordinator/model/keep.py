@@ -3,7 +3,9 @@
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Rule = Literal["all", "last", "hourly", "daily", "weekly", "monthly", "yearly"]
 
@@ -20,15 +22,27 @@ class RetentionError(ValueError):
 class Keep(BaseModel):
     """How many periods of each length keep an item; 0 switches a rule off."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     last: int = Field(default=0, ge=0)
+    """The newest ones, whenever they were made."""
     hourly: int = Field(default=0, ge=0)
+    """Hours of which the newest is kept."""
     daily: int = Field(default=0, ge=0)
+    """Days of which the newest is kept."""
     weekly: int = Field(default=0, ge=0)
+    """ISO weeks of which the newest is kept."""
     monthly: int = Field(default=0, ge=0)
+    """Months of which the newest is kept."""
     yearly: int = Field(default=0, ge=0)
+    """Years of which the newest is kept."""
     all: bool = False
+    """Everything is kept."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Counts by rule, or a text for `parse`."""
+        return {"anyOf": [handler(core), {"type": "string", "description": "`last=3,daily=7` or `36h/5d/2m`"}]}
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,10 @@ class Node(Record):
     """A node's addresses. `maintenance` keeps it from being replicated to."""
 
     address: Address
+    """A host name or an IP address, which the other nodes can reach."""
     transfer_port: Port = TRANSFER_PORT
+    """TCP port on which its agent receives."""
     api_port: Port = API_PORT
+    """TCP port of its agent's HTTP API."""
     maintenance: bool = False
+    """Whether it is kept from being replicated to."""

@@ -7,7 +7,7 @@ from holdfast.coordinator.model.names import NodeName, PoolName, StoreId, Tag, V
 from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 from holdfast.coordinator.proxmox.duration import parse_span
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 
 def _seconds(value: object) -> object:
@@ -22,7 +22,14 @@ def _calendar(value: str) -> str:
 MIN_RPO = 5
 """Seconds. ZFS writes a transaction group every 5 s (zfs_txg_timeout); below that a figure would be a promise."""
 
-Rpo = Annotated[float, BeforeValidator(_seconds), Field(ge=MIN_RPO, le=366 * 86400)]
+MAX_RPO = 366 * 86400
+
+Rpo = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=MIN_RPO, le=MAX_RPO),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": MIN_RPO, "maximum": MAX_RPO}, {"type": "string"}]}),
+]
 Calendar = Annotated[str, AfterValidator(_calendar)]
 Bandwidth = Annotated[int, Field(ge=1024, le=2**40)]
 """Bytes per second."""
@@ -32,10 +39,15 @@ class Selector(Record):
     """Which guests: exactly one of these. A guest that no policy selects is reported as unprotected."""
 
     vmid: tuple[Vmid, ...] | None = None
+    """Guests of these VMIDs."""
     tag: tuple[Tag, ...] | None = None
+    """Guests with at least one of these tags."""
     pool: tuple[PoolName, ...] | None = None
+    """Guests in one of these resource pools."""
     storage: tuple[StoreId, ...] | None = None
+    """Guests with at least one disk on one of these storages."""
     all: bool | None = None
+    """Every guest."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -49,8 +61,11 @@ class Target(Record):
     """One node to replicate to. `storages` maps the guest's storages to the target's; unmapped ones keep their name."""
 
     node: NodeName
+    """The node that receives."""
     storages: dict[StoreId, StoreId] = Field(default_factory=dict)
+    """The guest's storage → the target's; unmapped ones keep their name."""
     bandwidth: Bandwidth | None = None
+    """Bytes per second at most."""
     keep: Keep = Keep(last=1)
     """Which recovery points to keep there, besides the newest, which always stays."""
 
@@ -59,10 +74,13 @@ class ProtectionPolicy(Record):
     """Replicate the selected guests to each target, at most `rpo` old, or at the times of a calendar event."""
 
     selector: Selector
+    """Which guests."""
     targets: Annotated[tuple[Target, ...], Field(min_length=1, max_length=16)]
+    """To where; each node once."""
     rpo: Rpo | None = None
-    """Seconds, or a span such as `30s`, `15m`."""
+    """How old a replica may be: seconds, or a span such as `30s`, `15m`. Either this or schedule."""
     schedule: Calendar | None = None
+    """A calendar event as Proxmox writes it: `*/15`, `22:30`, `mon..fri 08:00`. Either this or rpo."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

@@ -9,10 +9,15 @@ class PointReport(Record):
     """A recovery point that is complete where it is reported."""
 
     epoch: int
+    """Of the owner that took it."""
     sequence: int
+    """Numbers the points of an epoch."""
     instant: Instant
+    """When it was taken, by the owner's clock."""
     consistency: Consistency
+    """How its snapshots relate in time."""
     disks: int
+    """How many members it has."""
     size: int
     """Bytes, the sum of the members' sizes."""
 
@@ -21,15 +26,20 @@ class ReplicaReport(Record):
     """The complete points of a guest on a node that is not its owner, oldest first."""
 
     points: tuple[PointReport, ...] = ()
+    """Complete ones, oldest first."""
     conditions: tuple[Condition, ...] = ()
+    """What is wrong there."""
 
 
 class TargetReport(Record):
     """How the owner sees one target."""
 
     node: str
+    """The target."""
     policy: str
+    """The policy that wants it."""
     last: PointReport | None = None
+    """The last point that it committed."""
     unchanged_at: Instant | None = None
     """Until this moment nothing had been written since `last`: the replica is as fresh as if made then."""
 
@@ -38,15 +48,20 @@ class GuestReport(Record):
     """What the owner's agent says of a guest."""
 
     epoch: int
+    """Under which it was written; of an earlier one it counts for nothing."""
     targets: tuple[TargetReport, ...] = ()
+    """Each target in force."""
     conditions: tuple[Condition, ...] = ()
+    """What is wrong."""
 
 
 class RecordProblem(Record):
     """A record of desired state that is not in force as written."""
 
     key: str
+    """Below the cluster's root."""
     condition: Condition
+    """What is wrong with it."""
     in_force: str
     """What is in force instead: `previous version`, `nothing` or `without guest N`."""
 
@@ -55,7 +70,12 @@ class AgentReport(Record):
     """An agent of itself."""
 
     version: str
+    """Of holdfast."""
     started: Instant
+    """When it was started."""
     seen: Instant
+    """When it last reported."""
     conditions: tuple[Condition, ...] = ()
+    """What is wrong with the node."""
     problems: tuple[RecordProblem, ...] = ()
+    """Records that it cannot use as written."""

@@ -14,10 +14,15 @@ class Storage(Record):
     """A storage as Proxmox defines it; `nodes` None means every node."""
 
     type: str
+    """Proxmox's storage type: zfspool, lvmthin, rbd …"""
     nodes: tuple[NodeName, ...] | None = None
+    """The nodes that have it; every node where this is left out."""
     content: tuple[str, ...] = ()
+    """What may be kept there: images, rootdir …"""
     shared: bool = False
+    """Whether several nodes reach the same data."""
     disabled: bool = False
+    """Whether Proxmox is kept from using it."""
     properties: dict[str, str] = Field(default_factory=dict)
     """Everything else of the section, by type: `pool`, `sparse`, `blocksize`, `mountpoint` … Never a secret."""
 

@@ -7,6 +7,7 @@ change brings it: what was broken before does not keep anybody from writing some
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Guest, Placement
@@ -17,6 +18,9 @@ from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.model.storage import REPLICABLE, Storage
 from holdfast.coordinator.planning.assignment import assign
 from holdfast.coordinator.planning.desired import Desired
+
+K = TypeVar("K", int, str)
+R = TypeVar("R", bound=Record)
 
 TOLERATED = frozenset({"Unprotected", "NoDisks"})
 """Conditions that a change may bring: that a guest is not protected yet is no mistake in a record."""
@@ -80,6 +84,27 @@ def refusals(
     for folder in _ORDER:
         state = accept(state, [change for change in changes if change.folder == folder])
     return refused
+
+
+def unprotected_by_deletion(
+    before: Desired, gone: Iterable[tuple[str, str]], owners: Mapping[int, Owner]
+) -> tuple[int, ...]:
+    """Guests that still are wanted, were replicated, and are not any more once these records (folder, name) go."""
+    names = set(gone)
+
+    def left(folder: str, records: Mapping[K, R]) -> dict[K, R]:
+        return {name: record for name, record in records.items() if (folder, str(name)) not in names}
+
+    after = replace(
+        before,
+        storages=left("storage", before.storages),
+        guests=left("guests", before.guests),
+        placements=left("placements", before.placements),
+        nodes=left("nodes", before.nodes),
+        policies=left("policies", before.policies),
+    )
+    was = {vmid for vmid, protection in assign(before, owners).items() if protection.protected}
+    return tuple(v for v, protection in assign(after, owners).items() if v in was and not protection.protected)
 
 
 def _brought(before: Desired, after: Desired, owners: Mapping[int, Owner]) -> tuple[Condition, ...]:

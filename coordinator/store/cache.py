@@ -100,7 +100,7 @@ class Cache:
         while True:
             try:
                 return await self._store.list(self.prefix_watched)
-            except Unavailable as reason:
+            except (Unavailable, Compacted) as reason:
                 log.warning("cache.unavailable", prefix=self.prefix_watched, reason=str(reason))
                 await asyncio.sleep(_PAUSE)
 

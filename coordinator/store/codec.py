@@ -20,7 +20,7 @@ from holdfast.proto import etcd_pb2 as pb
 
 def key_value(kv: pb.KeyValue) -> KeyValue:
     """A key as etcd sent it."""
-    return KeyValue(kv.key.decode(), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+    return KeyValue(keys.decode(kv.key), kv.value, kv.create_revision, kv.mod_revision, kv.version, kv.lease)
 
 
 def event(sent: pb.Event) -> Event:

@@ -52,7 +52,7 @@ def translate(error: grpc.aio.AioRpcError, what: str, endpoint: str) -> StoreErr
             return LeaseLost(f"{where}. Get a new lease and claim again what it held")
         case grpc.StatusCode.PERMISSION_DENIED | grpc.StatusCode.UNAUTHENTICATED:
             return denied(where)
-        case grpc.StatusCode.INVALID_ARGUMENT if "user name is empty" in said:
+        case _ if is_denial(said):
             return denied(where)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if "database space exceeded" in said:
             return QuotaExceeded(f"{where}. Compact and defragment etcd, then run `etcdctl alarm disarm`")
@@ -60,6 +60,11 @@ def translate(error: grpc.aio.AioRpcError, what: str, endpoint: str) -> StoreErr
             return Refused(f"{where}. A request is too large for etcd: keep values below 1.5 MiB in all")
         case _:
             return Refused(f"{where}. The request is at fault; it will not be sent again")
+
+
+def is_denial(said: str) -> bool:
+    """Whether etcd's words mean missing rights; a refused watch and a missing user come without a fitting code."""
+    return "permission denied" in said or "user name is empty" in said
 
 
 def denied(where: str) -> PermissionDenied:

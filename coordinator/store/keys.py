@@ -1,5 +1,8 @@
 """Key ranges as etcd counts them: bytes, half-open, and a prefix is a range."""
 
+# Others may write keys that are no text; they must neither stop a watch nor be confused with each other.
+_OTHER_BYTES = "surrogateescape"
+
 EVERYTHING = b"\x00"  # as range_end: no upper bound
 
 
@@ -7,7 +10,12 @@ def encode(key: str) -> bytes:
     """A key's bytes; etcd has no empty key."""
     if not key:
         raise ValueError("a key must not be empty")
-    return key.encode()
+    return key.encode(errors=_OTHER_BYTES)
+
+
+def decode(key: bytes) -> str:
+    """A key as text; `encode` gives the same bytes back."""
+    return key.decode(errors=_OTHER_BYTES)
 
 
 def prefix_range(prefix: str) -> tuple[bytes, bytes]:
@@ -17,7 +25,7 @@ def prefix_range(prefix: str) -> tuple[bytes, bytes]:
     """
     if not prefix:
         return b"\x00", EVERYTHING
-    start = prefix.encode()
+    start = prefix.encode(errors=_OTHER_BYTES)
     for at in range(len(start) - 1, -1, -1):
         if start[at] < 0xFF:
             return start, start[:at] + bytes([start[at] + 1])

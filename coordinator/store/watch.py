@@ -85,7 +85,7 @@ def _raise_if_cancelled(response: pb.WatchResponse, what: str, endpoint: str) ->
     if response.compact_revision:
         oldest = response.compact_revision
         raise Compacted(f"{where}. History before revision {oldest} is gone: list again and watch from there", oldest)
-    if "permission denied" in response.cancel_reason:
+    if errors.is_denial(response.cancel_reason):
         raise errors.denied(where)
     raise _Left(where)
 

@@ -1,0 +1,105 @@
+"""`explain`: everything about one guest, in words; the same words as `status`."""
+
+import click
+from holdfast.coordinator.cli.connection import Connection, pass_connection
+from holdfast.coordinator.cli.output import Failed, duration, line, moment, show
+from holdfast.coordinator.cli.state import State, load
+from holdfast.coordinator.model.guest import Guest
+from holdfast.coordinator.model.policy import Selector
+from holdfast.coordinator.planning.assignment import Protection, assign, selects
+from holdfast.coordinator.planning.status import GuestStatus, TargetStatus
+from holdfast.coordinator.store.port import Store
+
+
+@click.command()
+@click.argument("vmid", type=int)
+@pass_connection
+def explain(connection: Connection, vmid: int) -> None:
+    """Say in words what is done for a guest and why, what is wrong, and what helps."""
+
+    async def work(store: Store) -> State:
+        return await load(store, connection.keyspace)
+
+    state = connection.run(work)
+    row = next((guest for guest in state.status().guests if guest.vmid == vmid), None)
+    if row is None:
+        raise Failed(f"guest {vmid} is not known; holdfast get guest lists those that are")
+    show(*(line(text) for text in words(row, state)))
+
+
+def words(row: GuestStatus, state: State) -> list[str]:
+    """The explanation, line by line."""
+    guest = state.desired.guests.get(row.vmid)
+    protection = assign(state.desired, state.owners).get(row.vmid)
+    kind = {"qemu": "VM", "lxc": "container"}.get(row.type, "guest")
+    said = [f"{kind} {row.vmid} {row.name}".rstrip() + f" is {row.state}."]
+    if row.owner:
+        since = moment(row.owner.since)
+        said.append(f"Owner: {row.owner.node}, epoch {row.owner.epoch}, since {since} (by {row.owner.by}).")
+    else:
+        said.append("Owner: none.")
+    said.append(f"Mode: {row.mode}.")
+    if guest is None:
+        said.append("Its record cannot be read; what follows is what its owner's agent last reported.")
+    else:
+        said += _policies(row.vmid, guest, state)
+    if protection is not None and guest is not None:
+        said += _disks(guest, protection)
+    said += [_target(target) for target in row.targets]
+    said += [f"{c.reason}: {c.message}" + (f" (since {moment(c.since)})" if c.since else "") for c in row.conditions]
+    if not row.conditions:
+        said.append("Nothing is wrong.")
+    return said
+
+
+def _policies(vmid: int, guest: Guest, state: State) -> list[str]:
+    said = [
+        f"Policy {name} selects it: {_why(policy.selector, vmid, guest)}; it replicates to"
+        f" {', '.join(target.node for target in policy.targets)}"
+        + (f", at most {duration(policy.rpo)} old." if policy.rpo is not None else f", at {policy.schedule}.")
+        for name, policy in sorted(state.desired.policies.items())
+        if selects(policy.selector, vmid, guest)
+    ]
+    if said:
+        return said
+    names = ", ".join(sorted(state.desired.policies)) or "there is none"
+    return [f"No policy selects it (policies: {names})."]
+
+
+def _why(selector: Selector, vmid: int, guest: Guest) -> str:
+    if selector.all:
+        return "it selects all guests"
+    if selector.vmid is not None:
+        return f"it names VMID {vmid}"
+    if selector.tag is not None:
+        return f"it selects tag {', '.join(sorted(set(selector.tag) & set(guest.tags)))}"
+    if selector.pool is not None:
+        return f"it selects pool {guest.pool}"
+    on = {disk.storeid for disk in guest.disks.values()} & set(selector.storage or ())
+    return f"it selects storage {', '.join(sorted(on))}, where it has a disk"
+
+
+def _disks(guest: Guest, protection: Protection) -> list[str]:
+    goes: dict[str, list[str]] = {}
+    for assignment in protection.assignments:
+        for to in assignment.disks:
+            goes.setdefault(to.disk, []).append(f"{assignment.node} as {to.target_volume} ({to.target_dataset})")
+    said = []
+    for slot, disk in sorted(guest.disks.items()):
+        if not disk.replicate:
+            said.append(f"Disk {slot}, {disk.volume}: left out (replicate: false).")
+        else:
+            said.append(f"Disk {slot}, {disk.volume}: goes to {', '.join(goes.get(slot, [])) or 'no target'}.")
+    return said
+
+
+def _target(target: TargetStatus) -> str:
+    wanted = f"at most {duration(target.rpo)}" if target.rpo is not None else f"schedule {target.schedule or 'unknown'}"
+    if target.last is None:
+        return f"Target {target.node} (policy {target.policy}): has no complete point yet; wanted: {wanted}."
+    point = f"{target.last.epoch}-{target.last.sequence}"
+    fresh = "" if target.fresh_at == target.last.instant else f", unchanged until {moment(target.fresh_at)}"
+    return (
+        f"Target {target.node} (policy {target.policy}): {target.state}; last point {point} of"
+        f" {moment(target.last.instant)}{fresh}; lag {duration(target.lag)}, wanted: {wanted}."
+    )
