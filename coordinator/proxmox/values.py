@@ -17,7 +17,7 @@ _VOLUME_ID = re.compile(r"([A-Za-z][A-Za-z0-9\-_.]*[A-Za-z0-9]):([^\n]+)")
 _NODE = re.compile(_NAME)
 _DNS_NAME = re.compile(rf"(?:{_NAME}\.)*{_NAME}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.[0-9]+|[0-9]+\.|\.[0-9]+|[0-9]+)([eE][+-]?[0-9]+)?")
-_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?([KMGT])?")
+_SIZE = re.compile(r"([0-9]{1,30})(?:\.([0-9]{1,30}))?([KMGT])?")
 _LIST_SEPARATOR = re.compile(r"[\s,;]+", re.ASCII)
 _LONGEST_NUMBER = 100
 
