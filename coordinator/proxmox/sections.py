@@ -4,12 +4,15 @@ Source of the rules: the behaviour of PVE::SectionConfig. A section is a header 
 file's end ends it too. Comment lines (`#`, also indented) may stand anywhere and end nothing. What the grammar does not
 know is ignored with a finding, never an error: Proxmox goes on, so does the reader.
 
-Only the grammar lives here; which properties count, and which of several counts, is the reader's business.
+Only the grammar lives here; what a property may be called and hold is the reader's business.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from .values import Check, ValueRefused, boolean
 
 # Perl's \s and \S, which know ASCII only here
 _COMMENT = re.compile(r"\s*#", re.ASCII)
@@ -99,6 +102,39 @@ def read(text: str, read_header: Callable[[str], tuple[str, str] | None] = heade
                 entries.append(Entry(n, match[1], match[2]))
         file.sections.append(Section(head[0], head[1], number, end, tuple(entries), tuple(ignored)))
     return file
+
+
+def take(section: Section, checks: Mapping[str, Check]) -> tuple[dict[str, Any], list[Finding]]:
+    """Return the properties of a section that count, and what does not.
+
+    Counts what is known and acceptable, the first of its name; a bare key is a flag that is set.
+    """
+    taken: dict[str, Any] = {}
+    findings = []
+    for entry in section.entries:
+        try:
+            value = _checked(entry, checks)
+            if entry.key in taken:
+                raise ValueRefused("duplicate attribute")
+        except ValueRefused as error:
+            message = f"section {section.id!r}: unable to parse value of {entry.key!r}: {error}"
+            findings.append(Finding(entry.line, message))
+        else:
+            taken[entry.key] = value
+    return taken, findings
+
+
+def _checked(entry: Entry, checks: Mapping[str, Check]) -> Any:
+    check = checks.get(entry.key)
+    if check is None:
+        raise ValueRefused("unexpected property")
+    if entry.value is None:
+        if check is not boolean:
+            raise ValueRefused("got no value")
+        return True
+    if "\r" in entry.value:
+        raise ValueRefused("property contains a line feed")
+    return check(entry.value)
 
 
 def _is_empty(line: str) -> bool:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import sections, values
-from .sections import Entry, Finding, Section, SectionFile
-from .storage_types import MOUNTED, PROPERTIES, TYPES, StorageType
+from .sections import Finding, Section, SectionFile
+from .storage_types import MOUNTED, TYPES, StorageType
 
 LOCAL = "local"
 LOCAL_PATH = "/var/lib/vz"
@@ -149,25 +149,12 @@ class StorageConfig:
         self.warnings.extend(section.ignored)
         # a section that turns out to be unusable still takes the place of an earlier one of the same name
         self.storages.pop(section.id, None)
-        taken = self._checked(section, known)
+        taken, found = sections.take(section, known.checks())
+        self.warnings.extend(found)
         try:
             self.storages[section.id] = self._storage(section, known, taken)
         except values.ValueRefused as error:
             self._lose(section, str(error))
-
-    def _checked(self, section: Section, known: StorageType) -> dict[str, Any]:
-        """Return the properties that count: known to the type, acceptable, and the first of their name."""
-        taken: dict[str, Any] = {}
-        for entry in section.entries:
-            try:
-                value = _value(entry, known)
-                if entry.key in taken:
-                    raise values.ValueRefused("duplicate attribute")
-            except values.ValueRefused as error:
-                self._drop(section, entry, str(error))
-            else:
-                taken[entry.key] = value
-        return taken
 
     def _storage(self, section: Section, known: StorageType, taken: dict[str, Any]) -> Storage:
         if known.name in MOUNTED:
@@ -235,10 +222,6 @@ class StorageConfig:
                 LOCAL, "dir", local.line, local.properties, local.content, local.shared, None, local.disabled
             )
 
-    def _drop(self, section: Section, entry: Entry, reason: str) -> None:
-        message = f"section {section.id!r}: unable to parse value of {entry.key!r}: {reason}"
-        self.warnings.append(Finding(entry.line, message))
-
     def _drop_key(self, section: Section, key: str, reason: str) -> None:
         line = next((entry.line for entry in section.entries if entry.key == key), section.line)
         self.warnings.append(Finding(line, f"section {section.id!r}: {reason}"))
@@ -246,21 +229,6 @@ class StorageConfig:
     def _lose(self, section: Section, reason: str) -> None:
         self.warnings.append(Finding(section.line, f"skip section {section.id!r}: {reason}"))
         self.errors.append(Lost(section.line, section.id, reason))
-
-
-def _value(entry: Entry, known: StorageType) -> Any:
-    check = PROPERTIES.get(entry.key)
-    if check is None:
-        raise values.ValueRefused("unknown property")
-    if entry.key not in known.properties():
-        raise values.ValueRefused(f"unexpected property for type {known.name!r}")
-    if entry.value is None:
-        if check is not values.boolean:
-            raise values.ValueRefused("got no value")
-        return True
-    if "\r" in entry.value:
-        raise values.ValueRefused("property contains a line feed")
-    return check(entry.value)
 
 
 def _foreign(section: Section) -> Storage:

@@ -49,6 +49,10 @@ class StorageType:
         """Return the names of all properties that a section of this type may have."""
         return self.required | self.optional
 
+    def checks(self) -> dict[str, Check]:
+        """Return what each property of this type may hold."""
+        return {name: PROPERTIES[name] for name in self.properties()}
+
     def can(self, feature: Feature, state: State = "current", image_format: str = "raw") -> bool:
         """Whether Proxmox has the feature for a volume of this format, in this state."""
         return image_format in self.features.get(feature, {}).get(state, ())
