@@ -37,7 +37,7 @@ def apply(keep: Keep, items: Sequence[tuple[datetime, str]], zone: tzinfo) -> li
     counts = keep.counts()
     if not counts:
         return [Decision(time, name, True, "all") for time, name in items]
-    newest_first = sorted(range(len(items)), key=lambda n: items[n][0], reverse=True)
+    newest_first = sorted(range(len(items)), key=lambda n: items[n][0].timestamp(), reverse=True)
     local = [time.astimezone(zone).replace(microsecond=0) for time, _ in items]
     kept_by: dict[int, Rule] = {}
     removed: set[int] = set()
