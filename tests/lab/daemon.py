@@ -1,7 +1,6 @@
 """A long-running process of the lab on this machine: known by a pid file, so that a later process can end it."""
 
 import os
-
 import subprocess
 import time
 from collections.abc import Sequence

@@ -16,11 +16,11 @@ from pathlib import Path
 _MARGIN = 20.0
 
 
-class ScriptFailed(Exception):  # noqa: N818 - it reads as what happened
+class ScriptFailed(Exception):
     """A script exited with a status other than 0 (-9: it ran into its timeout)."""
 
 
-class HostSilent(Exception):  # noqa: N818
+class HostSilent(Exception):
     """The host does not answer on the exec channel."""
 
 

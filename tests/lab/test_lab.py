@@ -53,7 +53,7 @@ def test_a_power_cut_keeps_what_was_synced_and_the_pool(hosts: list[Host]) -> No
     boot = host.run("cat /proc/sys/kernel/random/boot_id")
     host.power_cut()
     host.power_on()
-    assert host.run("cat /tank/a /var/lib/holdfast/a; ls /run") .startswith("kept\nkept\n")
+    assert host.run("cat /tank/a /var/lib/holdfast/a; ls /run").startswith("kept\nkept\n")
     assert "b" not in host.run("ls /run").split()
     assert host.run("zpool get -Hp -o value guid tank") == guid
     assert host.run("cat /proc/sys/kernel/random/boot_id") != boot
@@ -97,7 +97,7 @@ def test_etcd_keeps_its_data_over_a_kill(lab: Lab, hosts: list[Host]) -> None:
         lab.kill9_etcd()
         lab.start_etcd()
         assert lab.etcd.ctl("get", "a", "--print-value-only") == "1\n"
-        assert hosts[0].run(f"python3 -c \"import socket; socket.create_connection(('10.77.0.254', 2379), 5)\"") == ""
+        assert hosts[0].run("python3 -c \"import socket; socket.create_connection(('10.77.0.254', 2379), 5)\"") == ""
     finally:
         lab.kill9_etcd()
 

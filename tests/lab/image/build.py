@@ -10,7 +10,6 @@ from . import disk, packages, rootfs
 from .modules import modules
 from .template import make_template
 
-
 SSH_KEY = CACHE / "ssh-key"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..cache import GUEST, command
 
-_REACH_THE_ROOT = "virtio_pci virtio_blk crc32c_generic ext4 virtio_rng".split()
+_REACH_THE_ROOT = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "virtio_rng"]
 
 
 def root_disk(root: Path, disk: Path) -> None:

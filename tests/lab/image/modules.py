@@ -8,7 +8,20 @@ from . import packages
 
 JOBS = "2"
 # What a virtual host never needs; leaving it out keeps the image small.
-_BULK = ("gpu media net/wireless net/ethernet infiniband staging iio hid usb comedi bluetooth isdn").split()
+_BULK = [
+    "gpu",
+    "media",
+    "net/wireless",
+    "net/ethernet",
+    "infiniband",
+    "staging",
+    "iio",
+    "hid",
+    "usb",
+    "comedi",
+    "bluetooth",
+    "isdn",
+]
 
 
 def modules() -> Path:

@@ -5,14 +5,26 @@ import os
 import shutil
 from pathlib import Path
 
-from ..cache import CACHE, CHECKOUT, GUEST, built, command, discard_old
+from ..cache import CHECKOUT, GUEST, built, command, discard_old
 from .packages import MIRROR, SECURITY_MIRROR, SUITE
 
-PACKAGES = (
-    "udev kmod procps psmisc iproute2 iputils-ping netbase ca-certificates python3 zfsutils-linux openssh-server"
-    " util-linux socat strace"
-).split()
-_DRAFTS = "usr/share/man usr/share/locale usr/share/doc usr/share/info".split()
+PACKAGES = [
+    "udev",
+    "kmod",
+    "procps",
+    "psmisc",
+    "iproute2",
+    "iputils-ping",
+    "netbase",
+    "ca-certificates",
+    "python3",
+    "zfsutils-linux",
+    "openssh-server",
+    "util-linux",
+    "socat",
+    "strace",
+]
+_DRAFTS = ["usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info"]
 _SCRIPTS = {"lab-init": "usr/local/sbin", "lab-identity": "usr/local/sbin", "lab-exec": "usr/local/sbin",
             "holdfast": "usr/local/bin", "holdfast-agent": "usr/local/bin",
             "holdfast-coordinator": "usr/local/bin"}  # fmt: skip
