@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
 from holdfast.agent.ports import Channel, Host, Refused, SendOrder, Volumes, VolumesError, Wire, WireError
 from holdfast.agent.transfer.convert import at_target, inventory
 from holdfast.coordinator.model.node import Node
@@ -14,6 +15,8 @@ from holdfast.coordinator.planning.observed import Volume
 from holdfast.coordinator.planning.protection import Inventory
 from holdfast.coordinator.planning.steps import SendDisk
 from holdfast.proto import transfer_pb2 as wire
+
+log = structlog.get_logger()
 
 LAST_WORDS = 5.0
 """Seconds to wait for the receiver's reason after a stream broke."""
@@ -100,6 +103,16 @@ class Sender:
             await self._stream(SendOrder(step.source, step.base, step.resume_token, step.raw), channel)
         finally:
             self.transfers.discard(transfer)
+            log.info(
+                "sent",
+                vmid=step.vmid,
+                disk=step.disk.disk,
+                target=step.target,
+                base=step.base,
+                resumed=step.resume_token is not None,
+                bytes=channel.transferred(),
+                changed=transfer.total,
+            )
             await channel.close()
 
     async def _stream(self, order: SendOrder, channel: Channel) -> None:

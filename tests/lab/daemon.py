@@ -29,6 +29,8 @@ class Daemon:
 
     def pid(self) -> int | None:
         """Its pid where it runs, else None."""
+        if self._process is not None:  # in the middle of an exec a command line is empty
+            return self._process.pid if self._process.poll() is None else None
         try:
             pid = int(self._pid_file.read_text())
             command_line = Path(f"/proc/{pid}/cmdline").read_bytes()

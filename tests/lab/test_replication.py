@@ -1,0 +1,120 @@
+"""The main job: desired state in etcd keeps guests' ZFS disks replicated, on real parts."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .cluster import Cluster, guest, write_to
+from .host import Host
+from .lab import Lab
+from .recorder import Recorder
+
+VM_DISKS = ["scsi0", "scsi1", "scsi2"]
+CONTAINER_DISKS = ["rootfs", "mp0"]
+
+
+@pytest.fixture
+def cluster(lab: Lab, hosts: list[Host]) -> Iterator[Cluster]:
+    cluster = Cluster(lab)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def test_guests_that_write_all_the_time_hold_their_rpo_and_no_point_is_mixed(
+    cluster: Cluster, hosts: list[Host], recorder: Recorder
+) -> None:
+    source, target = hosts
+    cluster.add_vm(source, 101, 3)
+    cluster.add_container(source, 102, 2)
+    write_to(source, 101, 3, pause=0.2, payload=16384)
+    write_to(source, 102, 2, pause=0.2, payload=16384)
+    recorder.wait_for("101", 3)
+    cluster.protect("60s", target, keep={"last": 3})
+    cluster.wait_healthy([101, 102])
+    first = len(cluster.sends(source))
+    until = time.monotonic() + 75
+    while time.monotonic() < until:
+        status = cluster.status()
+        assert [g["state"] for g in status["guests"]] == ["healthy", "healthy"], status
+        time.sleep(5)
+    seen = cluster.check_points(target, 101, VM_DISKS)
+    assert len(seen) >= 2
+    assert seen[-1][0] > seen[0][0], "points move on"
+    assert len(cluster.check_points(target, 102, CONTAINER_DISKS)) >= 2
+    cluster.check_incremental(source, first)
+
+
+def test_disks_added_removed_and_resized_are_followed(cluster: Cluster, hosts: list[Host]) -> None:
+    source, target = hosts
+    cluster.add_vm(source, 101, 2)
+    cluster.add_container(source, 102, 1)
+    cluster.protect("20s", target)
+    cluster.wait_healthy([101, 102])
+    source.run(
+        """set -e
+        zfs set volsize=96M tank/vm-101-disk-0
+        zfs create -s -V 64M tank/vm-101-disk-2
+        zfs set refquota=80M tank/subvol-102-disk-0"""
+    )
+    cluster.apply(guest(101, "qemu", source, {"scsi0": "vm-101-disk-0", "scsi2": "vm-101-disk-2"}))
+
+    def followed() -> bool:
+        newest = cluster.points(target, 101)[-1]
+        sizes = target.run("zfs get -Hp -o value volsize tank/vm-101-disk-0; zfs get -Hp -o value refquota"
+                           " tank/subvol-102-disk-0").split()  # fmt: skip
+        return set(newest["disks"]) == {"scsi0", "scsi2"} and sizes == [str(96 << 20), str(80 << 20)]
+
+    cluster.wait_for(followed, 90, "the target has the new disk and the new sizes")
+    kept = target.run("zfs list -Ho name -t volume")
+    assert "tank/vm-101-disk-1" not in kept.split()
+    assert "tank/holdfast/aside/101-e1-1-vm-101-disk-1" in kept.split(), "the removed disk's replica is kept aside"
+
+
+def test_a_replica_is_closed_to_the_host(cluster: Cluster, hosts: list[Host]) -> None:
+    source, target = hosts
+    cluster.add_vm(source, 101, 1)
+    cluster.add_container(source, 102, 1)
+    cluster.protect("20s", target)
+    cluster.wait_healthy([101, 102])
+    closed = target.run(
+        "zfs get -H -o value readonly,volmode tank/vm-101-disk-0; zfs get -H -o value"
+        " readonly,canmount,mounted tank/subvol-102-disk-0"
+    )
+    assert closed.split() == ["on", "none", "on", "noauto", "no"]
+    assert not target.run("ls /dev/zvol/tank 2>/dev/null || true").strip()
+
+
+def test_a_dataset_that_is_not_ours_is_left_alone_and_the_other_guest_goes_on(
+    cluster: Cluster, hosts: list[Host]
+) -> None:
+    source, target = hosts
+    target.run("zfs create -s -V 64M tank/vm-101-disk-0; zfs snapshot tank/vm-101-disk-0@precious")
+    cluster.add_vm(source, 101, 1)
+    cluster.add_vm(source, 103, 1)
+    cluster.protect("20s", target)
+    cluster.wait_healthy([103])
+    cluster.wait_for(
+        lambda: "TargetOccupied" in str(cluster.guest(101)), 60, "the guest's status says that the name is taken"
+    )
+    assert "left alone" in cluster.run("explain", "101").stdout
+    assert "tank/vm-101-disk-0@precious" in target.run("zfs list -Ho name -t snapshot")
+
+
+def test_a_stale_owner_is_refused_by_the_storage_itself(cluster: Cluster, hosts: list[Host]) -> None:
+    source, target = hosts
+    cluster.add_vm(source, 101, 1)
+    cluster.protect("20s", target)
+    cluster.wait_healthy([101])
+    before = cluster.points(target, 101)[-1]
+    target.run("zfs set holdfast:epoch=7 tank/holdfast/guests/101")
+    source.run("dd if=/dev/urandom of=/dev/zvol/tank/vm-101-disk-0 bs=1M count=1 oflag=direct status=none")
+    cluster.wait_for(lambda: "EpochRefused" in str(cluster.guest(101)), 90, "the refusal is in the status")
+    assert cluster.points(target, 101)[-1] == before
+    source.run("zfs set holdfast:epoch=7 tank/holdfast/guests/101")
+    cluster.wait_for(
+        lambda: "No point was taken of guest 101" in str(cluster.guest(101)), 90, "nor can it take points itself"
+    )
