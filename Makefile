@@ -30,3 +30,25 @@ test-unit: env ## planners, parsers, formats
 .PHONY: test-integration
 test-integration: env ## against real services on loopback
 	$(RUN) pytest tests/integration
+
+LAB := $(RUN) python -m tests.lab
+
+.PHONY: lab-build
+lab-build: env ## what the virtual hosts run from (minutes on the first run on a machine)
+	$(LAB) build
+
+.PHONY: lab-up
+lab-up: env ## two virtual hosts with OpenZFS, and an etcd (see tests/lab/README.md)
+	$(LAB) up
+
+.PHONY: lab-shell
+lab-shell: env ## a shell in a virtual host: make lab-shell HOST=1
+	$(LAB) shell $(or $(HOST),1)
+
+.PHONY: lab-down
+lab-down: env ## remove the virtual hosts
+	$(LAB) down
+
+.PHONY: test-lab
+test-lab: env ## on virtual hosts with real OpenZFS
+	$(RUN) pytest tests/lab

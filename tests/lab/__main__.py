@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from .image.build import SSH_KEY, build
+from .build import SSH_KEY, build
 from .lab import NAME, Lab
 from .machine import ssh_port
 

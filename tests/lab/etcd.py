@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 
 from .daemon import Daemon
-from .image.packages import etcd as programs
 from .network import GATEWAY, Network
+from .packages import etcd as programs
 
 
 class Etcd:

@@ -2,21 +2,23 @@
 
 import importlib.util
 import io
+import py_compile
 import shlex
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from . import exec_trace
+from .build import Image
 from .cache import CHECKOUT
 from .exec_channel import ExecChannel, HostSilent, Result, ScriptFailed
-from .image.build import Image
-from .image.template import make_disks, make_root
 from .machine import Machine, exec_port
 from .network import GATEWAY, NOWHERE, Network, address
 from .process import HostProcess
+from .template import make_disks, make_root
 
 POOL = "tank"
 POOL_DISK = "/dev/vdb"
@@ -29,7 +31,11 @@ for environ in $(grep -lsz '^HOLDFAST_LAB_PROCESS=' /proc/[1-9]*/environ); do
     pid=${environ#/proc/}; kill -KILL ${pid%/environ} 2>/dev/null
 done
 rm -rf /var/lib/holdfast/* /etc/holdfast/* /var/log/holdfast/*
-for pool in $(zpool list -H -o name); do zpool destroy -f $pool; done
+for pool in $(zpool list -H -o name); do
+    # What was killed may hold a volume open a moment longer.
+    for i in $(seq 50); do ! zpool destroy -f $pool 2>/dev/null || continue 2; sleep 0.2; done
+    zpool destroy -f $pool || exit 1
+done
 """
 
 
@@ -227,9 +233,6 @@ def _add_byte_code(tar: tarfile.TarFile, path: Path, name: str) -> None:
     # Hosts run Python 3.11. Another version here: they compile for themselves, at the first import.
     if path.suffix != ".py" or importlib.util.MAGIC_NUMBER != b"\xa7\r\r\n":
         return
-    code = compile(path.read_bytes(), f"/opt/holdfast/src/{name}", "exec", dont_inherit=True)
-    stat = path.stat()
-    data = importlib._bootstrap_external._code_to_timestamp_pyc(code, int(stat.st_mtime), stat.st_size)  # type: ignore
-    info = tarfile.TarInfo(importlib.util.cache_from_source(name))
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
+    with tempfile.NamedTemporaryFile(suffix=".pyc") as compiled:
+        py_compile.compile(str(path), cfile=compiled.name, dfile=f"/opt/holdfast/src/{name}", doraise=True)
+        tar.add(compiled.name, importlib.util.cache_from_source(name))

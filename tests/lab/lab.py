@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from . import host as hosts
+from .build import Image, build
 from .cache import CACHE, locked, say
 from .etcd import Etcd
 from .host import Host
-from .image.build import Image, build
 from .machine import Machine
 from .network import Network
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 
 from .host import Host
 
@@ -42,7 +43,7 @@ def counters(host: Host, snapshots: Sequence[str]) -> list[int]:
 
 def check_counters(values: Sequence[int], point: str) -> None:
     """Raises MixtureFound unless each value is at most the one before, and the last at least the first less one."""
-    falling = all(left >= right for left, right in zip(values, values[1:], strict=False))
+    falling = all(left >= right for left, right in pairwise(values))
     if not falling or values[-1] < values[0] - 1:
         raise MixtureFound(f"{point}: the counters are {list(values)}; want A >= B >= C >= A - 1")
 

@@ -23,7 +23,8 @@ class HostProcess:
         """Start a shell command as a process group of its own."""
         log = f"/var/log/holdfast/{name}.log"
         # `exec`, so that the pid is the program's where the command is a single one.
-        script = f"HOLDFAST_LAB_PROCESS={name} setsid bash -c {shlex.quote('exec ' + command)} >>{log} 2>&1 </dev/null & echo $!"
+        quoted = shlex.quote(f"exec {command}")
+        script = f"HOLDFAST_LAB_PROCESS={name} setsid bash -c {quoted} >>{log} 2>&1 </dev/null & echo $!"
         result = run(script)
         if result.status != 0:
             raise ScriptFailed(f"starting {name}: {result.stderr.decode()}")

@@ -3,10 +3,10 @@
 import time
 from pathlib import Path
 
-from ..cache import command
-from ..exec_channel import ExecChannel
-from ..machine import DATA_DISK_BYTES, DATA_DISKS, PERSIST_BYTES, Machine, exec_port
-from ..network import Network
+from .cache import command
+from .exec_channel import ExecChannel
+from .machine import DATA_DISK_BYTES, DATA_DISKS, PERSIST_BYTES, Machine, exec_port
+from .network import Network
 
 # What hosts will read, read once now, so that it is in the saved page cache. The ZFS modules are read, not loaded.
 _WARM = """

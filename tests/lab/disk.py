@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from ..cache import GUEST, command
+from .cache import GUEST, command
 
 _REACH_THE_ROOT = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4", "virtio_rng"]
 

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cache import CACHE, GUEST, SOURCE, built, command, discard_old, locked, say
 from . import disk, packages, rootfs
+from .cache import CACHE, GUEST, SOURCE, built, command, discard_old, locked, say
 from .modules import modules
 from .template import make_template
 
+_BUILDERS = ("packages", "modules", "rootfs", "disk", "template", "machine")
 SSH_KEY = CACHE / "ssh-key"
 
 
@@ -49,9 +50,9 @@ def build() -> Image:
 
 
 def _key() -> str:
-    inputs = [path for folder in (GUEST, SOURCE / "image") for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [*sorted(GUEST.iterdir()), *(SOURCE / f"{name}.py" for name in _BUILDERS)]
     digest = hashlib.sha256(rootfs.requirements().encode())
-    for path in [*inputs, SOURCE / "machine.py"]:
+    for path in files:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -10,30 +10,16 @@ import os
 import shutil
 from pathlib import Path
 
-from ..cache import CACHE, built, command, say
+from .cache import CACHE, built, command, say
 
 MIRROR = os.environ.get("HOLDFAST_LAB_MIRROR", "http://deb.debian.org/debian")
 SECURITY_MIRROR = os.environ.get("HOLDFAST_LAB_SECURITY_MIRROR", "http://deb.debian.org/debian-security")
 SUITE = "bookworm"
-PACKAGES = [
-    "qemu-system-x86",
-    "qemu-utils",
-    "mmdebstrap",
-    "busybox-static",
-    "cpio",
-    "e2fsprogs",
-    "kmod",
-    "iproute2",
-    "iputils-ping",
-    "util-linux",
-    "openssh-client",
-    "debian-archive-keyring",
-    "gcc",
-    "make",
-    "libelf-dev",
-    "libc6-dev",
-    "xz-utils",
-]
+PACKAGES = (
+    *("qemu-system-x86", "qemu-utils", "mmdebstrap", "busybox-static", "cpio", "e2fsprogs", "kmod", "iproute2"),
+    *("iputils-ping", "util-linux", "openssh-client", "debian-archive-keyring"),
+    *("gcc", "make", "libelf-dev", "libc6-dev", "xz-utils"),
+)
 _QUIET = ("-qq", "-o", "DPkg::Lock::Timeout=600", "-o", "APT::Sandbox::User=root")
 
 

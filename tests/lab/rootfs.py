@@ -5,25 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
-from ..cache import CHECKOUT, GUEST, built, command, discard_old
+from .cache import CHECKOUT, GUEST, built, command, discard_old
 from .packages import MIRROR, SECURITY_MIRROR, SUITE
 
-PACKAGES = [
-    "udev",
-    "kmod",
-    "procps",
-    "psmisc",
-    "iproute2",
-    "iputils-ping",
-    "netbase",
-    "ca-certificates",
-    "python3",
-    "zfsutils-linux",
-    "openssh-server",
-    "util-linux",
-    "socat",
-    "strace",
-]
+PACKAGES = (
+    *("udev", "kmod", "procps", "psmisc", "iproute2", "iputils-ping", "netbase", "ca-certificates", "python3"),
+    *("zfsutils-linux", "openssh-server", "util-linux", "socat", "strace"),
+)
 _DRAFTS = ["usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info"]
 _SCRIPTS = {"lab-init": "usr/local/sbin", "lab-identity": "usr/local/sbin", "lab-exec": "usr/local/sbin",
             "holdfast": "usr/local/bin", "holdfast-agent": "usr/local/bin",
@@ -64,7 +52,8 @@ def root(folder: Path, modules: Path, ssh_key: Path) -> None:
 def _debian(folder: Path) -> None:
     exclude = [f"--dpkgopt=path-exclude=/{draft}/*" for draft in _DRAFTS]
     command(
-        ["mmdebstrap", "--mode=root", "--variant=minbase", "--components=main,contrib", f"--include={','.join(PACKAGES)}",
+        ["mmdebstrap", "--mode=root", "--variant=minbase", "--components=main,contrib",
+         f"--include={','.join(PACKAGES)}",
          *exclude, '--aptopt=Acquire::Languages "none"', SUITE, folder / "root", f"deb {MIRROR} {SUITE} main contrib",
          f"deb {MIRROR} {SUITE}-updates main contrib", f"deb {SECURITY_MIRROR} {SUITE}-security main contrib"],
         folder / "build.log",

@@ -3,25 +3,16 @@
 import lzma
 from pathlib import Path
 
-from ..cache import CACHE, built, command, say
 from . import packages
+from .cache import CACHE, built, command, say
 
 JOBS = "2"
 # What a virtual host never needs; leaving it out keeps the image small.
-_BULK = [
-    "gpu",
-    "media",
-    "net/wireless",
-    "net/ethernet",
-    "infiniband",
-    "staging",
-    "iio",
-    "hid",
-    "usb",
-    "comedi",
-    "bluetooth",
-    "isdn",
-]
+_BULK = (
+    *("drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/net/ethernet", "drivers/infiniband"),
+    *("drivers/staging", "drivers/iio", "drivers/hid", "drivers/usb", "drivers/comedi", "drivers/bluetooth"),
+    *("drivers/isdn", "sound", "net/bluetooth", "net/mac80211"),
+)
 
 
 def modules() -> Path:
@@ -50,7 +41,7 @@ def _make(folder: Path, version: str) -> None:
     tree = folder / "lib/modules" / version
     tree.parent.mkdir(parents=True)
     (kernel / "lib/modules" / version).rename(tree)
-    for name in ("sound", *(f"drivers/{bulk}" for bulk in _BULK), "net/bluetooth", "net/mac80211"):
+    for name in _BULK:
         command(["rm", "-rf", tree / "kernel" / name])
     (tree / "extra").mkdir()
     built_modules = list((zfs / "module").rglob("*.ko"))
