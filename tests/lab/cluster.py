@@ -108,7 +108,7 @@ class Cluster:
             time.sleep(1)
         return time.monotonic() - began
 
-    def wait_healthy(self, vmids: Sequence[int], timeout: float = 120.0) -> float:
+    def wait_healthy(self, vmids: Sequence[int], timeout: float = 300.0) -> float:
         """Until the guests' replicas are within their RPO."""
         states = {g["vmid"]: g["state"] for g in self.status()["guests"]}
         return self.wait_for(
@@ -120,7 +120,7 @@ class Cluster:
         return "\n".join(
             f"--- {h.name}\n{h.run('tail -n 25 /var/log/holdfast/agent.log', check=False)}"
             for h in self.lab.hosts
-            if h.machine.pid() is not None
+            if h.machine.runs()
         )
 
     # --- guests

@@ -12,7 +12,7 @@ from .lab import Lab
 from .recorder import Recorder
 
 # Of a test's own, without fixtures: the first lab of a machine is built for minutes.
-_TEST_SECONDS = 300
+_TEST_SECONDS = 600
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
