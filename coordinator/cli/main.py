@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import structlog
 from click.shell_completion import get_completion_class
+from holdfast.coordinator import __version__
 from holdfast.coordinator.cli.apply import apply, diff
 from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.explain import explain
@@ -35,7 +36,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--ca", type=_FILE, envvar="HOLDFAST_CA", help="Certificate of the authority that signed etcd's (PEM).")
 @click.option("--cert", type=_FILE, envvar="HOLDFAST_CERT", help="Certificate to show to etcd (PEM).")
 @click.option("--key", type=_FILE, envvar="HOLDFAST_KEY", help="Its private key (PEM).")
-@click.version_option(package_name="holdfast", prog_name="holdfast")
+@click.version_option(__version__, prog_name="holdfast")
 @click.pass_context
 def cli(
     ctx: click.Context, endpoints: tuple[str, ...], cluster: str, ca: Path | None, cert: Path | None, key: Path | None
