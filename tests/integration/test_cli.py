@@ -1,4 +1,4 @@
-"""The real `holdfast` command against a real etcd."""
+"""The `holdfast` command against a real etcd."""
 
 import asyncio
 import json
@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from click.testing import CliRunner
+from holdfast.coordinator.cli.main import cli
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import Consistency
@@ -47,19 +50,26 @@ spec: {selector: {all: true}, targets: [{node: beta}], rpo: 60s}
 """
 
 
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Holdfast:
-    """Runs the command for one cluster of the keyspace."""
+    """The command for one cluster of the keyspace, run within the test's process."""
 
     def __init__(self, etcd: EtcdCluster, cluster: str) -> None:
-        self.cluster = cluster
         self.keys = Keyspace(cluster)
         endpoints = ",".join(f"http://{endpoint}" for endpoint in etcd.endpoints)
-        self.environment = {**os.environ, "HOLDFAST_ENDPOINTS": endpoints, "HOLDFAST_CLUSTER": cluster, "TZ": "UTC"}
+        self.environment = {"HOLDFAST_ENDPOINTS": endpoints, "HOLDFAST_CLUSTER": cluster}
 
-    def run(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *args], env=self.environment, input=stdin, capture_output=True, text=True, timeout=40
-        )
+    def run(self, *args: str, stdin: str = "") -> Done:
+        result = CliRunner().invoke(cli, args, input=stdin, env=self.environment, prog_name="holdfast")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Done(result.exit_code, result.stdout, result.stderr)
 
     def ok(self, *args: str, stdin: str = "") -> str:
         done = self.run(*args, stdin=stdin)
@@ -75,6 +85,26 @@ class Holdfast:
 
     def apply(self, *documents: str) -> str:
         return self.ok("apply", "-f", "-", stdin="---\n".join(documents))
+
+
+class Process(Holdfast):
+    """The installed command, as a process of its own: beside a client of etcd on the test's event loop."""
+
+    def run(self, *args: str, stdin: str = "") -> Done:
+        done = subprocess.run(
+            [COMMAND, *args],
+            env={**os.environ, **self.environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def process(etcd: EtcdCluster, prefix: str) -> Process:
+    return Process(etcd, prefix.strip("/"))
 
 
 @pytest.fixture
@@ -143,7 +173,7 @@ BAD: list[tuple[str, str, str]] = [
     ("size 2^63", guest(102, disks={"scsi0": {"volume": "local-zfs:v", "size": 2**63}}), "disks.scsi0.size"),
     ("unknown field", guest(102, colour="red"), "colour: unknown field"),
     ("unreplicable storage", guest(102, disks={"scsi0": {"volume": "nfs:v"}}), "UnreplicableStorage: Disk scsi0"),
-    ("target is owner", policy("p", targets=[{"node": "alpha"}]), "TargetIsOwner: Policy p replicates guest 101"),
+    ("target is owner", policy("to-beta", targets=[{"node": "alpha"}]), "TargetIsOwner: Policy to-beta replicates"),
     ("no such node", policy("p", targets=[{"node": "gamma"}]), "UnknownNode: Policy p replicates to node gamma"),
     (
         "no such storage there",
@@ -153,7 +183,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         "storage of another type",
         policy("to-beta", targets=[{"node": "beta", "storages": {"local-zfs": "nfs"}}]),
-        "TargetStorageType: Disk scsi0 of guest 101",
+        "TargetStorageType: Policy to-beta maps local-zfs of type zfspool to nfs of type nfs",
     ),
     ("two policies for one target", policy("p"), "DuplicateTarget: Policies to-beta and p both replicate guest 101"),
 ]
@@ -190,10 +220,10 @@ def test_the_same_document_twice_is_refused(holdfast: Holdfast) -> None:
     assert "guest/102 refused: given twice, at stdin:1 and at stdin:3" in said
 
 
-async def test_more_documents_than_fit_a_transaction_are_written(holdfast: Holdfast, store: EtcdStore) -> None:
+async def test_more_documents_than_fit_a_transaction_are_written(process: Process, store: EtcdStore) -> None:
     nodes = "---\n".join(f"kind: Node\nname: n{number}\nspec: {{address: a}}\n" for number in range(250))
-    await asyncio.to_thread(holdfast.apply, nodes)
-    assert len((await store.list(holdfast.keys.desired_prefix)).items) == 250
+    await asyncio.to_thread(process.apply, nodes)
+    assert len((await store.list(process.keys.desired_prefix)).items) == 250
 
 
 def test_deleting_says_who_is_left_unprotected_and_refuses_unknown_names(holdfast: Holdfast) -> None:
@@ -205,24 +235,24 @@ def test_deleting_says_who_is_left_unprotected_and_refuses_unknown_names(holdfas
 
 
 async def test_a_bad_record_in_etcd_is_shown_and_the_others_stay_as_they_are(
-    holdfast: Holdfast, store: EtcdStore
+    process: Process, store: EtcdStore
 ) -> None:
-    await asyncio.to_thread(holdfast.apply, EXAMPLE)
-    await store.put(holdfast.keys.desired("guests", 102), b'{"type": "qemu", "colour": "red"}')
-    await store.put(holdfast.keys.desired("guests", "../x y\n"), b"{")
-    shown = await asyncio.to_thread(holdfast.ok, "status")
+    await asyncio.to_thread(process.apply, EXAMPLE)
+    await store.put(process.keys.desired("guests", 102), b'{"type": "qemu", "colour": "red"}')
+    await store.put(process.keys.desired("guests", "../x y\n"), b"{")
+    shown = await asyncio.to_thread(process.ok, "status")
     assert "102 BadRecord: desired/guests/102 is refused: colour: unknown field" in shown
     assert shown.endswith("\n2 guests: 0 healthy, 0 breached, 2 unprotected\n")
-    assert "cannot be read: colour: unknown field" in await asyncio.to_thread(holdfast.ok, "get", "guest")
+    assert "cannot be read: colour: unknown field" in await asyncio.to_thread(process.ok, "get", "guest")
 
 
-async def replicated(holdfast: Holdfast, store: EtcdStore, age: float) -> PointReport:
+async def replicated(process: Process, store: EtcdStore, age: float) -> PointReport:
     """What the coordinator and the agents would have written."""
     now = datetime.now(UTC)
     point = PointReport(
         epoch=1, sequence=7, instant=now - timedelta(seconds=age), consistency=Consistency.ATOMIC, disks=1, size=2**30
     )
-    keys = holdfast.keys
+    keys = process.keys
     await store.put(keys.owner(101), Owner(node="alpha", epoch=1, since=now, by="w1").to_json())
     for node in ("alpha", "beta"):
         await store.put(keys.agent(node), AgentReport(version="0.1.0", started=now, seen=now).to_json())
@@ -232,51 +262,51 @@ async def replicated(holdfast: Holdfast, store: EtcdStore, age: float) -> PointR
     return point
 
 
-async def test_status_points_and_explain_tell_of_a_replicated_guest(holdfast: Holdfast, store: EtcdStore) -> None:
-    await asyncio.to_thread(holdfast.apply, EXAMPLE)
-    await replicated(holdfast, store, age=10)
-    shown = await asyncio.to_thread(holdfast.ok, "status")
+async def test_status_points_and_explain_tell_of_a_replicated_guest(process: Process, store: EtcdStore) -> None:
+    await asyncio.to_thread(process.apply, EXAMPLE)
+    await replicated(process, store, age=10)
+    shown = await asyncio.to_thread(process.ok, "status")
     [headers, row, _, last] = shown.splitlines()
     assert headers.split() == ["VMID", "NAME", "OWNER", "POLICY", "TARGET", "LAST", "POINT", "LAG", "RPO", "STATE"]
     assert row.split()[:7] == ["101", "web", "alpha", "(1)", "to-beta", "beta", "1-7"]
     assert row.split()[-2:] == ["60s", "healthy"]
     assert last == "1 guest: 1 healthy, 0 breached, 0 unprotected"
-    told = json.loads(await asyncio.to_thread(holdfast.ok, "status", "-o", "json"))
+    told = json.loads(await asyncio.to_thread(process.ok, "status", "-o", "json"))
     [target] = told["guests"][0]["targets"]
     assert (told["guests"][0]["state"], target["last"]["id"], target["rpo_seconds"]) == ("healthy", "1-7", 60)
     assert 10 <= target["lag_seconds"] < 40
     assert told["summary"] == {
         "guests": 1, "healthy": 1, "breached": 0, "unprotected": 0, "syncing": 0, "observed": 0,
     }  # fmt: skip
-    points = await asyncio.to_thread(holdfast.ok, "points", "101")
+    points = await asyncio.to_thread(process.ok, "points", "101")
     assert points.splitlines()[1].split()[:2] == ["beta", "1-7"]
-    said = await asyncio.to_thread(holdfast.ok, "explain", "101")
+    said = await asyncio.to_thread(process.ok, "explain", "101")
     assert "VM 101 web is healthy." in said
     assert "Policy to-beta selects it: it selects all guests" in said
     assert "goes to beta as local-zfs:vm-101-disk-0 (tank/guests/vm-101-disk-0)" in said
     assert "Nothing is wrong." in said
 
 
-async def test_replicate_waits_until_every_target_has_a_newer_point(holdfast: Holdfast, store: EtcdStore) -> None:
-    await asyncio.to_thread(holdfast.apply, EXAMPLE)
-    old = await replicated(holdfast, store, age=10)
-    waiting = asyncio.create_task(asyncio.to_thread(holdfast.run, "replicate", "101", "--now"))
-    async with asyncio.timeout(30), aclosing(store.watch(holdfast.keys.desired("requests", ""), 1)) as batches:
+async def test_replicate_waits_until_every_target_has_a_newer_point(process: Process, store: EtcdStore) -> None:
+    await asyncio.to_thread(process.apply, EXAMPLE)
+    old = await replicated(process, store, age=10)
+    waiting = asyncio.create_task(asyncio.to_thread(process.run, "replicate", "101", "--now"))
+    async with asyncio.timeout(30), aclosing(store.watch(process.keys.desired("requests", ""), 1)) as batches:
         async for batch in batches:
             if batch.events:
                 assert json.loads(batch.events[0].kv.value)["vmid"] == 101
                 break
     assert not waiting.done()
     new = old.model_copy(update={"sequence": 8, "instant": datetime.now(UTC)})
-    await store.put(holdfast.keys.replica_report("beta", 101), ReplicaReport(points=(old, new)).to_json())
+    await store.put(process.keys.replica_report("beta", 101), ReplicaReport(points=(old, new)).to_json())
     done = await waiting
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "beta: point 1-8 is complete")
 
 
-async def test_replicate_gives_up_at_its_timeout(holdfast: Holdfast, store: EtcdStore) -> None:
-    await asyncio.to_thread(holdfast.apply, EXAMPLE)
-    await replicated(holdfast, store, age=10)
-    said = await asyncio.to_thread(holdfast.refused, "replicate", "101", "--now", "--timeout", "1")
+async def test_replicate_gives_up_at_its_timeout(process: Process, store: EtcdStore) -> None:
+    await asyncio.to_thread(process.apply, EXAMPLE)
+    await replicated(process, store, age=10)
+    said = await asyncio.to_thread(process.refused, "replicate", "101", "--now", "--timeout", "1")
     assert "not every target of guest 101 has a new point" in said
 
 
@@ -288,16 +318,22 @@ def test_replicate_of_a_guest_that_nobody_protects_is_refused_with_the_reason(ho
 
 
 @pytest.fixture
-async def agent(holdfast: Holdfast) -> AsyncIterator[Callable[[], int]]:
+async def agent() -> AsyncIterator[Callable[[], int]]:
     """Answers as an agent's HTTP API does."""
     transfer = {
         "vmid": 101, "disk": "scsi0", "target": "beta", "bytes": 2**20, "total": 2**22,
         "seconds": 2.0, "bytes_per_second": 2**19,
     }  # fmt: skip
     plan = {"guests": [{"vmid": 101, "steps": ["take point 1-8"], "due": "2026-01-01T00:00:00Z", "conditions": []}]}
+
+    async def progress(_: web.Request) -> web.Response:
+        return web.json_response({"transfers": [transfer]})
+
+    async def planned(_: web.Request) -> web.Response:
+        return web.json_response(plan)
+
     application = web.Application()
-    application.router.add_get("/v1/progress", lambda _: asyncio.sleep(0, web.json_response({"transfers": [transfer]})))
-    application.router.add_get("/v1/plan", lambda _: asyncio.sleep(0, web.json_response(plan)))
+    application.add_routes([web.get("/v1/progress", progress), web.get("/v1/plan", planned)])
     runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -308,23 +344,23 @@ async def agent(holdfast: Holdfast) -> AsyncIterator[Callable[[], int]]:
 
 
 async def test_plan_shows_what_the_agents_say_and_names_those_that_do_not_answer(
-    holdfast: Holdfast, store: EtcdStore, agent: Callable[[], int]
+    process: Process, store: EtcdStore, agent: Callable[[], int]
 ) -> None:
-    await asyncio.to_thread(holdfast.apply, EXAMPLE)
-    await replicated(holdfast, store, age=10)
-    assert "agent on alpha: no answer from 127.0.0.1:1" in await asyncio.to_thread(holdfast.refused, "plan")
-    await asyncio.to_thread(holdfast.apply, EXAMPLE.replace("api_port: 1", f"api_port: {agent()}"))
-    shown = await asyncio.to_thread(holdfast.ok, "plan", "101")
+    await asyncio.to_thread(process.apply, EXAMPLE)
+    await replicated(process, store, age=10)
+    assert "agent on alpha: no answer from 127.0.0.1:1" in await asyncio.to_thread(process.refused, "plan")
+    await asyncio.to_thread(process.apply, EXAMPLE.replace("api_port: 1", f"api_port: {agent()}"))
+    shown = await asyncio.to_thread(process.ok, "plan", "101")
     assert shown == "guest 101, by alpha, next due 2026-01-01T00:00:00Z\n  1. take point 1-8\n"
 
 
 async def test_watch_prints_a_block_at_each_change_with_running_transfers(
-    holdfast: Holdfast, store: EtcdStore, agent: Callable[[], int]
+    process: Process, store: EtcdStore, agent: Callable[[], int]
 ) -> None:
-    await asyncio.to_thread(holdfast.apply, EXAMPLE.replace("api_port: 1", f"api_port: {agent()}"))
-    await replicated(holdfast, store, age=10)
+    await asyncio.to_thread(process.apply, EXAMPLE.replace("api_port: 1", f"api_port: {agent()}"))
+    await replicated(process, store, age=10)
     child = await asyncio.create_subprocess_exec(
-        COMMAND, "status", "--watch", env=holdfast.environment, stdout=asyncio.subprocess.PIPE
+        COMMAND, "status", "--watch", env=process.environment, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert child.stdout is not None
@@ -332,7 +368,7 @@ async def test_watch_prints_a_block_at_each_change_with_running_transfers(
             first = (await child.stdout.readuntil(b"KiB/s")).decode()
             assert "1 guest: 1 healthy" in first
             assert "1.0 MiB  4.0 MiB (25%)" in first
-            await store.delete(holdfast.keys.desired("policies", "to-beta"))
+            await store.delete(process.keys.desired("policies", "to-beta"))
             assert b"1 unprotected" in await child.stdout.readuntil(b"1 unprotected")
             child.send_signal(2)
             assert await child.wait() == 0
@@ -379,7 +415,7 @@ def test_bad_files_are_said_in_a_line(holdfast: Holdfast, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_printed_and_completes(holdfast: Holdfast, shell: str) -> None:
-    assert "_HOLDFAST_COMPLETE" in holdfast.ok("completion", shell)
-    holdfast.environment |= {"_HOLDFAST_COMPLETE": "bash_complete", "COMP_WORDS": "holdfast get po", "COMP_CWORD": "2"}
-    assert holdfast.run().stdout == "plain,policy\n"
+def test_completion_is_printed_and_completes(process: Process, shell: str) -> None:
+    assert "_HOLDFAST_COMPLETE" in process.ok("completion", shell)
+    process.environment |= {"_HOLDFAST_COMPLETE": "bash_complete", "COMP_WORDS": "holdfast get po", "COMP_CWORD": "2"}
+    assert process.run().stdout == "plain,policy\n"
