@@ -62,10 +62,10 @@ class EtcdSettings(BaseSettings):
 
     @classmethod
     def read(cls, path: Path | None) -> Self:
-        """From a YAML file, if given; the environment overrides it. OSError, yaml.YAMLError, ValueError."""
+        """From a YAML file, if given; the environment overrides it. OSError, yaml.YAMLError, ValidationError."""
         data: Any = (yaml.safe_load(path.read_text()) if path else None) or {}
         if not isinstance(data, dict):
-            return cls.model_validate(data)
+            raise yaml.YAMLError("settings are a mapping, such as `name: w1`")
         return cls(**{name: value for name, value in data.items() if not os.environ.get(f"HOLDFAST_{name}".upper())})
 
     @property
