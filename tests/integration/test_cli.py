@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from click.testing import CliRunner
+from holdfast.coordinator.cli import documents
+from holdfast.coordinator.cli.apply import Entry, write
 from holdfast.coordinator.cli.main import cli
+from holdfast.coordinator.cli.state import load
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import Consistency
 from holdfast.coordinator.model.report import AgentReport, GuestReport, PointReport, ReplicaReport, TargetReport
+from holdfast.coordinator.planning.desired import parse
 from holdfast.coordinator.store.client import EtcdStore
 from integration.etcd_cluster import EtcdCluster
 
@@ -224,6 +228,23 @@ async def test_more_documents_than_fit_a_transaction_are_written(process: Proces
     nodes = "---\n".join(f"kind: Node\nname: n{number}\nspec: {{address: a}}\n" for number in range(250))
     await asyncio.to_thread(process.apply, nodes)
     assert len((await store.list(process.keys.desired_prefix)).items) == 250
+
+
+async def test_what_somebody_else_changes_meanwhile_is_reported_and_not_overwritten(
+    process: Process, store: EtcdStore
+) -> None:
+    await asyncio.to_thread(process.apply, EXAMPLE)
+    found = [d for d in documents.read(EXAMPLE, "f") if isinstance(d, documents.Document)]
+    entries = [Entry(d.label, d, parse(d.kind.folder, d.name, d.spec), "changed") for d in found]
+    key = process.keys.desired("nodes", "alpha")
+    state = await load(store, process.keys)
+    await store.put(key, b'{"address": "10.9.9.9"}')
+    await write(entries, state, store)
+    assert [e.label for e in entries if e.refused] == ["node/alpha"]
+    assert "somebody else changed it meanwhile" in entries[0].outcome
+    changed = await store.get(key)
+    assert changed is not None
+    assert changed.value == b'{"address": "10.9.9.9"}'
 
 
 def test_deleting_says_who_is_left_unprotected_and_refuses_unknown_names(holdfast: Holdfast) -> None:
