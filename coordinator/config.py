@@ -1,5 +1,6 @@
 """How a role finds etcd, and the coordinator's settings: environment before file before default."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,7 +12,7 @@ from holdfast.coordinator.model.names import NodeName
 from holdfast.coordinator.store.client import EtcdStore
 from holdfast.coordinator.store.members import Tls
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:2379"
 
@@ -38,25 +39,13 @@ Endpoints = Annotated[
 class EtcdSettings(BaseSettings):
     """Where etcd is, and which cluster of its keyspace is ours; `HOLDFAST_ENDPOINTS` … in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="HOLDFAST_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     endpoints: Endpoints = (DEFAULT_ENDPOINT,)
     cluster: ClusterName = DEFAULT_CLUSTER
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment overrides what a file says, which is handed to the constructor."""
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -73,9 +62,11 @@ class EtcdSettings(BaseSettings):
 
     @classmethod
     def read(cls, path: Path | None) -> Self:
-        """From a YAML file, if given, and the environment. OSError, yaml.YAMLError, pydantic.ValidationError."""
-        data: Any = yaml.safe_load(path.read_text()) if path else {}
-        return cls.model_validate(data) if data is not None and not isinstance(data, dict) else cls(**(data or {}))
+        """From a YAML file, if given; the environment overrides it. OSError, yaml.YAMLError, ValidationError."""
+        data: Any = (yaml.safe_load(path.read_text()) if path else None) or {}
+        if not isinstance(data, dict):
+            raise yaml.YAMLError("settings are a mapping, such as `name: w1`")
+        return cls(**{name: value for name, value in data.items() if not os.environ.get(f"HOLDFAST_{name}".upper())})
 
     @property
     def keyspace(self) -> Keyspace:

@@ -1,17 +1,17 @@
 """`holdfast-coordinator`: runs beside etcd; one is elected and decides."""
 
 import asyncio
-import logging
 import signal
-import sys
 from pathlib import Path
 
 import click
 import structlog
 import yaml
+from holdfast.coordinator import __version__
 from holdfast.coordinator.clock import Clock, SystemClock
 from holdfast.coordinator.config import CoordinatorSettings
 from holdfast.coordinator.grouped import first
+from holdfast.coordinator.log import configure
 from holdfast.coordinator.owners import KeyspaceRefused, Owners
 from holdfast.coordinator.planning.desired import describe
 from holdfast.coordinator.sd_notify import notify
@@ -58,28 +58,13 @@ async def serve(settings: CoordinatorSettings) -> None:
             log.info("coordinator.stopped")
 
 
-def log_json() -> None:
-    """Each event a line of JSON on stderr, with its level and time in UTC."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="YAML: endpoints, cluster, ca, cert, key, name. The environment (HOLDFAST_ENDPOINTS ...) overrides it.",
 )
-@click.version_option(package_name="holdfast", prog_name="holdfast-coordinator")
+@click.version_option(__version__, prog_name="holdfast-coordinator")
 def command(config: Path | None) -> None:
     """Decide for a cluster: of the coordinators that run, one is elected."""
     try:
@@ -88,7 +73,7 @@ def command(config: Path | None) -> None:
         raise click.UsageError(describe(error)) from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{config} cannot be read: {error}") from None
-    log_json()
+    configure()
     try:
         asyncio.run(serve(settings))
     except* (StoreError, KeyspaceRefused, OSError) as group:

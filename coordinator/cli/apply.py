@@ -16,7 +16,7 @@ from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.planning.check import Change, refusals
 from holdfast.coordinator.planning.desired import BadRecord, parse
-from holdfast.coordinator.store.port import MAX_OPERATIONS, OutcomeUnknown, Put, Store, unchanged
+from holdfast.coordinator.store.port import MAX_OPERATIONS, OutcomeUnknown, Put, Store, StoreError, unchanged
 
 _EXTENSIONS = {".yaml", ".yml", ".json"}
 
@@ -55,6 +55,11 @@ class Entry:
     def refused(self) -> bool:
         """Whether it was."""
         return self.outcome.startswith("refused")
+
+    @property
+    def failed(self) -> bool:
+        """Whether etcd failed while it was written."""
+        return self.outcome.startswith("failed")
 
 
 def read_files(files: Sequence[str]) -> list[Entry]:
@@ -123,7 +128,7 @@ def apply(connection: Connection, files: tuple[str, ...], dry_run: bool, force: 
         state = await load(store, connection.keyspace)
         decide(entries, state, force)
         if not dry_run:
-            await _write(entries, state, store)
+            await write(entries, state, store)
 
     connection.run(work)
     for entry in entries:
@@ -131,9 +136,11 @@ def apply(connection: Connection, files: tuple[str, ...], dry_run: bool, force: 
     refused = sum(entry.refused for entry in entries)
     if refused:
         complain(f"{refused} of {len(entries)} documents refused; nothing of them was written")
+    if failed := sum(entry.failed for entry in entries):
+        complain(f"{failed} of {len(entries)} documents may not have been written; apply them again")
     if not entries:
         raise Failed("the files hold no document")
-    if refused:
+    if refused or failed:
         raise SystemExit(1)
 
 
@@ -173,16 +180,24 @@ def _summary(conditions: Sequence[Condition]) -> str:
     )
 
 
-async def _write(entries: Sequence[Entry], state: State, store: Store) -> None:
+async def write(entries: Sequence[Entry], state: State, store: Store) -> None:
     """Write in as few transactions as may be; where one meets a concurrent change, write its documents singly."""
     to_write = [e for e in entries if e.record is not None and not e.refused and e.outcome != "unchanged"]
     for at in range(0, len(to_write), MAX_OPERATIONS):
-        batch = to_write[at : at + MAX_OPERATIONS]
-        if await _put(batch, state, store):
-            continue
-        for entry in batch:
-            if not await _put([entry], state, store):
-                entry.refuse("somebody else changed it meanwhile; look at it (holdfast diff) and apply again")
+        try:
+            await _write_batch(to_write[at : at + MAX_OPERATIONS], state, store)
+        except StoreError as error:  # what earlier batches wrote is written, and is said
+            for entry in to_write[at:]:
+                entry.outcome = f"failed: {error}"
+            return
+
+
+async def _write_batch(batch: Sequence[Entry], state: State, store: Store) -> None:
+    if await _put(batch, state, store):
+        return
+    for entry in batch:
+        if not await _put([entry], state, store):
+            entry.refuse("somebody else changed it meanwhile; look at it (holdfast diff) and apply again")
 
 
 async def _put(entries: Sequence[Entry], state: State, store: Store) -> bool:
@@ -196,7 +211,7 @@ async def _put(entries: Sequence[Entry], state: State, store: Store) -> bool:
     try:
         return (await store.transact(compares, puts)).succeeded
     except OutcomeUnknown:
-        # the compares make a late arrival harmless; a second try tells whether the first was carried out
+        # read again, then decide: the compares make a late arrival harmless
         written = [await store.get(put.key) for put in puts]
         if all(kv and kv.value == put.value for kv, put in zip(written, puts, strict=True)):
             return True

@@ -2,7 +2,7 @@
 
 import click
 from holdfast.coordinator.cli.connection import Connection, pass_connection
-from holdfast.coordinator.cli.output import Failed, duration, line, moment, show
+from holdfast.coordinator.cli.output import Failed, duration, line, moment, show, span
 from holdfast.coordinator.cli.state import State, load
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.policy import Selector
@@ -56,7 +56,7 @@ def _policies(vmid: int, guest: Guest, state: State) -> list[str]:
     said = [
         f"Policy {name} selects it: {_why(policy.selector, vmid, guest)}; it replicates to"
         f" {', '.join(target.node for target in policy.targets)}"
-        + (f", at most {duration(policy.rpo)} old." if policy.rpo is not None else f", at {policy.schedule}.")
+        + (f", at most {span(policy.rpo)} old." if policy.rpo is not None else f", at {policy.schedule}.")
         for name, policy in sorted(state.desired.policies.items())
         if selects(policy.selector, vmid, guest)
     ]
@@ -94,7 +94,7 @@ def _disks(guest: Guest, protection: Protection) -> list[str]:
 
 
 def _target(target: TargetStatus) -> str:
-    wanted = f"at most {duration(target.rpo)}" if target.rpo is not None else f"schedule {target.schedule or 'unknown'}"
+    wanted = f"at most {span(target.rpo)}" if target.rpo is not None else f"schedule {target.schedule or 'unknown'}"
     if target.last is None:
         return f"Target {target.node} (policy {target.policy}): has no complete point yet; wanted: {wanted}."
     point = f"{target.last.epoch}-{target.last.sequence}"

@@ -6,15 +6,23 @@ from pathlib import Path
 import click
 import structlog
 from click.shell_completion import get_completion_class
+from holdfast.coordinator import __version__
 from holdfast.coordinator.cli.apply import apply, diff
+from holdfast.coordinator.cli.bwlimit import bwlimit
+from holdfast.coordinator.cli.calendar import calendar
 from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.explain import explain
+from holdfast.coordinator.cli.guest import guest
 from holdfast.coordinator.cli.plan import plan
 from holdfast.coordinator.cli.points import points
+from holdfast.coordinator.cli.pvesr import pvesr
 from holdfast.coordinator.cli.records import delete, get
 from holdfast.coordinator.cli.replicate import replicate
+from holdfast.coordinator.cli.retention import retention
 from holdfast.coordinator.cli.schema import schema
 from holdfast.coordinator.cli.status import status
+from holdfast.coordinator.cli.storage import storage
+from holdfast.coordinator.cli.volume import volume
 from holdfast.coordinator.config import DEFAULT_ENDPOINT, EtcdSettings
 from holdfast.coordinator.model.keyspace import DEFAULT_CLUSTER
 from holdfast.coordinator.planning.desired import describe
@@ -35,7 +43,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--ca", type=_FILE, envvar="HOLDFAST_CA", help="Certificate of the authority that signed etcd's (PEM).")
 @click.option("--cert", type=_FILE, envvar="HOLDFAST_CERT", help="Certificate to show to etcd (PEM).")
 @click.option("--key", type=_FILE, envvar="HOLDFAST_KEY", help="Its private key (PEM).")
-@click.version_option(package_name="holdfast", prog_name="holdfast")
+@click.version_option(__version__, prog_name="holdfast")
 @click.pass_context
 def cli(
     ctx: click.Context, endpoints: tuple[str, ...], cluster: str, ca: Path | None, cert: Path | None, key: Path | None
@@ -67,7 +75,11 @@ def completion(shell: str) -> None:
     click.echo(made(cli, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
 
 
-for _command in (apply, get, delete, diff, schema, status, plan, explain, points, replicate):
+_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate)
+_OFFLINE = (storage, volume, guest, calendar, retention, bwlimit, pvesr)
+"""They read Proxmox's files and answer without etcd."""
+
+for _command in (*_STEERING, *_OFFLINE):
     cli.add_command(_command)
 
 

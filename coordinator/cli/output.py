@@ -103,6 +103,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
+def span(seconds: float) -> str:
+    """A period that was set, in the unit in which it is whole: `60s`, `15m`, `2h`."""
+    for width, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds > 2 * 60 and seconds % width == 0:
+            return f"{seconds / width:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def size(count: float | None) -> str:
     """Bytes as people read them, in powers of 1024."""
     if count is None:

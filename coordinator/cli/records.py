@@ -5,7 +5,7 @@ import orjson
 from holdfast.coordinator.cli import documents
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.kinds import ALL, BY_FOLDER, Kind, KindArgument, order
-from holdfast.coordinator.cli.output import Failed, clean, complain, console, show, table
+from holdfast.coordinator.cli.output import Failed, clean, complain, console, show, span, table
 from holdfast.coordinator.cli.state import State, load
 from holdfast.coordinator.model.guest import Guest, Placement
 from holdfast.coordinator.model.node import Node
@@ -81,7 +81,7 @@ def _words(record: Record | BadRecord) -> str:
         case Placement():
             return f"{record.mode}" + (f" on {record.node}" if record.node else "")
         case ProtectionPolicy():
-            often = f"every {record.rpo:g} s" if record.rpo is not None else f"at {record.schedule}"
+            often = f"at most {span(record.rpo)} old" if record.rpo is not None else f"at {record.schedule}"
             chosen = record.selector.model_dump(exclude_none=True)
             whom = (
                 "all guests"

@@ -25,7 +25,7 @@ import click
 import orjson
 from holdfast.coordinator.cli.agents import Answers, Progress, Transfer, ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
-from holdfast.coordinator.cli.output import clean, console, duration, line, moment, show, size, table, together
+from holdfast.coordinator.cli.output import clean, console, duration, line, moment, show, size, span, table, together
 from holdfast.coordinator.cli.state import State, load, read
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.planning.status import GuestStatus, Status, TargetStatus
@@ -102,7 +102,7 @@ def _rows(guest: GuestStatus) -> list[Sequence[str]]:
 
 def target_cells(target: TargetStatus) -> tuple[str, str, str, str, str]:
     """Policy, target, last point, lag and RPO."""
-    wanted = duration(target.rpo) if target.rpo is not None else target.schedule or "-"
+    wanted = span(target.rpo) if target.rpo is not None else target.schedule or "-"
     last = f"{target.last.epoch}-{target.last.sequence}" if target.last else "-"
     return target.policy, target.node, last, duration(target.lag), wanted
 

@@ -195,6 +195,14 @@ def _check_target(policy: str, target: Target, desired: Desired) -> list[Conditi
                     " Define it there, or map to another.",
                 )
             )
+        elif mapped.type != source.type:
+            found.append(
+                refuse(
+                    "TargetStorageType",
+                    f"Policy {policy} maps {here} of type {source.type} to {there} of type {mapped.type}. Map it to a"
+                    f" storage of type {source.type}.",
+                )
+            )
         elif not mapped.replicable:
             what = "shared" if mapped.shared else f"of type {mapped.type}"
             found.append(
@@ -202,14 +210,6 @@ def _check_target(policy: str, target: Target, desired: Desired) -> list[Conditi
                     "UnreplicableStorage",
                     f"Policy {policy} maps {here} to storage {there}, which is {what} and cannot be replicated to"
                     f" (can: {', '.join(sorted(REPLICABLE))}). Map it to another.",
-                )
-            )
-        elif mapped.type != source.type:
-            found.append(
-                refuse(
-                    "TargetStorageType",
-                    f"Policy {policy} maps {here} of type {source.type} to {there} of type {mapped.type}. Map it to a"
-                    f" storage of type {source.type}.",
                 )
             )
     return found
