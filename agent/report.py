@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 AT_MOST = 30.0
 """Seconds between writes of what only moves on (DESIGN §5)."""
-AT_LEAST = 2.0
+AT_LEAST = 1.0
 RETRY = 5.0
 SEEN = timedelta(seconds=30)
 
@@ -70,9 +70,9 @@ class Reporter:
         await asyncio.sleep(self._spacing())
 
     def _spacing(self) -> float:
-        """A quarter of the shortest RPO: the reader's lag is never off by more."""
+        """A tenth of the shortest RPO: the reader's lag is never off by more."""
         shortest = min((p.rpo for p in self._view.desired.policies.values() if p.rpo), default=AT_MOST)
-        return max(AT_LEAST, min(AT_MOST, shortest / 4))
+        return max(AT_LEAST, min(AT_MOST, shortest / 10))
 
     async def _load(self) -> None:
         """What an earlier life of this agent wrote: it is compared, and what no longer holds is deleted."""

@@ -51,9 +51,9 @@ class Cluster:
         self.lab.etcd.kill9()
         shutil.rmtree(self.lab.folder / "etcd", ignore_errors=True)
         self.lab.start_etcd()
-        self._coordinator.start(
-            [str(COORDINATOR), "--endpoint", f"http://{self.lab.etcd.endpoint}", "--name", "witness"]
-        )
+        settings = self.lab.folder / "coordinator.yaml"
+        settings.write_text(json.dumps({"name": "witness", "endpoints": [f"http://{self.lab.etcd.endpoint}"]}))
+        self._coordinator.start(self.lab.network.command([str(COORDINATOR), "--config", str(settings)]))
         documents: list[dict[str, Any]] = [
             {"kind": "Storage", "name": "local-zfs", "spec": {"type": "zfspool", "properties": {"pool": "tank"}}}
         ]
@@ -116,8 +116,8 @@ class Cluster:
         )
 
     def logs(self) -> str:
-        """The ends of the agents' logs."""
-        return "\n".join(
+        """The ends of the coordinator's and the agents' logs."""
+        return f"--- coordinator\n{self._coordinator.last_words()}\n" + "\n".join(
             f"--- {h.name}\n{h.run('tail -n 25 /var/log/holdfast/agent.log', check=False)}"
             for h in self.lab.hosts
             if h.machine.runs()
@@ -164,7 +164,11 @@ class Cluster:
         found = []
         for point in self.points(host, vmid):
             members = {m["disk"]: f"{m['dataset']}@{m['snapshot']}" for m in point["members"]}
+            snapshots = " ".join(sorted(members.values()))
+            if host.result(f"zfs hold lab-check {snapshots}").status != 0:
+                continue  # superseded since it was listed
             values = counters(host, [members[disk] for disk in order])
+            host.run(f"zfs release lab-check {snapshots}")
             check_counters(values, f"guest {vmid}, point {point['epoch']}-{point['sequence']} on {host.name}")
             found.append(values)
         return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from .cache import locked, say
+from .cluster import Cluster
 from .host import Host
 from .lab import Lab
 from .recorder import Recorder
@@ -40,6 +41,17 @@ def hosts(lab: Lab) -> list[Host]:
     """The lab's hosts, as new: on, links whole, nothing of Holdfast running or kept, an empty pool `tank`."""
     lab.reset()
     return lab.hosts
+
+
+@pytest.fixture
+def cluster(lab: Lab, hosts: list[Host]) -> Iterator[Cluster]:
+    """Holdfast on the hosts: etcd, coordinator, an agent on each; `tank` is storage `local-zfs`."""
+    cluster = Cluster(lab)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

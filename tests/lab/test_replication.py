@@ -1,27 +1,13 @@
 """The main job: desired state in etcd keeps guests' ZFS disks replicated, on real parts."""
 
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from .cluster import Cluster, guest, write_to
 from .host import Host
-from .lab import Lab
 from .recorder import Recorder
 
 VM_DISKS = ["scsi0", "scsi1", "scsi2"]
 CONTAINER_DISKS = ["rootfs", "mp0"]
-
-
-@pytest.fixture
-def cluster(lab: Lab, hosts: list[Host]) -> Iterator[Cluster]:
-    cluster = Cluster(lab)
-    cluster.start()
-    try:
-        yield cluster
-    finally:
-        cluster.stop()
 
 
 def test_guests_that_write_all_the_time_hold_their_rpo_and_no_point_is_mixed(

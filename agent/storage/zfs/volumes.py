@@ -22,6 +22,7 @@ class ZfsVolumes:
         self._now = now
         self._programs: dict[tuple[str, str], Batch[list[str], str]] = {}
         self._holds = Batch(self._on_snapshots("hold"))
+        self._creating = asyncio.Lock()
         self._releases = Batch(self._on_snapshots("release"))
 
     async def scan(self) -> Scan:
@@ -34,8 +35,7 @@ class ZfsVolumes:
 
     async def prepare(self, pool: str, vmid: int) -> None:
         """Make the guest's anchor: never mounted, and no volume of Proxmox's by its name."""
-        check_dataset(pool)
-        await run("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", names.anchor(pool, vmid))
+        await self._create_closed(names.anchor(pool, vmid))
 
     async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
         """Mark the epoch on the anchor; a mark that is later already is refused."""
@@ -114,7 +114,7 @@ class ZfsVolumes:
         number = 1
         while (name := names.aside(check_dataset(dataset), vmid, epoch, number)) in taken:
             number += 1
-        await run("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", name.rpartition("/")[0])
+        await self._create_closed(name.rpartition("/")[0])
         await run("rename", dataset, name)
         return name
 
@@ -133,6 +133,11 @@ class ZfsVolumes:
         args += counted(_keys(order.forget, order.forget_definitions))
         args += counted(definition.split(order.point.definition, order.definition).items())
         await self._program(order.pool, "commit", args)
+
+    async def _create_closed(self, dataset: str) -> None:
+        """A filesystem and its parents, one caller at a time: `create -p` fails if a parent appears meanwhile."""
+        async with self._creating:
+            await run("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", check_dataset(dataset))
 
     async def _program(self, pool: str, program: str, args: list[str]) -> str:
         batch = self._programs.get((pool, program))
