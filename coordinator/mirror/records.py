@@ -6,7 +6,7 @@ name stays in force, neither replaced nor removed.
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,7 +22,7 @@ from holdfast.coordinator.proxmox import storage_config
 from holdfast.coordinator.proxmox.drives import Drive
 from holdfast.coordinator.proxmox.guest_config import GuestConfig, GuestFileError, identify
 from holdfast.coordinator.proxmox.replication import ReplicationConfig
-from holdfast.coordinator.proxmox.storage_config import StorageConfig
+from holdfast.coordinator.proxmox.storage_config import StorageConfig, StorageConfigError
 from holdfast.coordinator.proxmox.storage_types import SECRETS, TYPES
 from holdfast.coordinator.proxmox.users import UserConfig
 from pydantic import ValidationError
@@ -175,20 +175,27 @@ def _nodes(corosync: str, records: Records) -> None:
             records.take("nodes", name, Node, {"address": address}, "corosync.conf")
 
 
-def render_storages(existing: bytes, storages: Mapping[str, Storage]) -> bytes:
-    """Return a storage.cfg that says what the records say, for a node without Proxmox; other lines are kept.
+def render_storages(
+    existing: bytes, storages: Mapping[str, Storage], unreadable: Collection[str] = ()
+) -> tuple[bytes, list[str]]:
+    """Return a storage.cfg that says what the records say, for a node without Proxmox, and what it cannot say.
 
-    Raises StorageConfigError for a record that Proxmox would not read back.
+    Comments are kept, and the sections of records that are `unreadable` or that Proxmox would not read back.
     """
     config = StorageConfig.parse(existing)
-    for name in [name for name, found in config.storages.items() if found.line and name not in storages]:
-        config = config.without_section(name)
+    problems = []
+    for name in [name for name, found in config.storages.items() if found.line]:
+        if name not in storages and name not in unreadable:
+            config = config.without_section(name)
     for name, wanted in sorted(storages.items()):
         current = config.storages.get(name)
         if current is not None and Storage.model_validate(storage_fields(current)) == wanted:
             continue
-        config = config.with_section(name, wanted.type, _section(wanted))
-    return config.render()
+        try:
+            config = config.with_section(name, wanted.type, _section(wanted))
+        except StorageConfigError as error:
+            problems.append(str(error))
+    return config.render(), problems
 
 
 def _section(wanted: Storage) -> dict[str, str | None]:

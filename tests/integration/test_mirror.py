@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from holdfast.agent.mirror.export import StorageExport
 from holdfast.agent.mirror.pve import PveMirror
 from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.importing import import_
@@ -20,6 +21,7 @@ from holdfast.coordinator.mirror.sync import index_key, leader_key
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.storage import Storage
+from holdfast.coordinator.store.cache import Cache
 from holdfast.coordinator.store.client import EtcdStore
 from integration.etcd_cluster import EtcdCluster
 
@@ -263,3 +265,32 @@ def test_an_import_of_libvirt_writes_once(etcd: EtcdCluster, keyspace: Keyspace,
     assert (result.exit_code, result.stdout) == (0, "storage/tank created\nguests/100000 created\n")
     assert run(etcd, keyspace, "libvirt", tmp_path, "--node", "delta").stdout == "nothing to change\n"
     assert run(etcd, keyspace, "libvirt", tmp_path / "qemu", "--node", "delta").exit_code == 1
+
+
+async def test_storages_are_written_for_a_node_without_proxmox(
+    store: EtcdStore, keyspace: Keyspace, tmp_path: Path
+) -> None:
+    target = tmp_path / "storage.cfg"
+    target.write_text("# kept\n")
+    cache = Cache(store, keyspace.desired_prefix)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work) for work in (cache.run(), StorageExport(cache, keyspace, target).run())]
+        for pool in ("one", "two"):
+            record = Storage(type="zfspool", properties={"pool": f"tank/{pool}"})
+            await store.put(keyspace.desired("storage", "tank"), record.to_json())
+
+            async def written(line: str = f"\tpool tank/{pool}\n") -> bool:
+                return line in target.read_text()
+
+            await until(written, 2)
+        await store.put(keyspace.desired("storage", "bad"), b"{}")
+        await store.delete(keyspace.desired("storage", "tank"))
+
+        async def removed() -> bool:
+            return "tank" not in target.read_text()
+
+        await until(removed, 2)
+        for task in tasks:
+            task.cancel()
+    assert target.read_text().startswith("# kept\n")
+    assert os.listdir(tmp_path) == ["storage.cfg"]

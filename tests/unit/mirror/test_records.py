@@ -156,14 +156,23 @@ def test_nodes_and_policies_that_people_changed_stay_theirs() -> None:
 
 def test_storages_are_rendered_for_a_node_without_proxmox() -> None:
     wanted = {name: s for name, s in mirrored(tree()).found["storage"].items() if isinstance(s, Storage)}
-    rendered = render_storages(b"# ours\n\n", wanted)
+    rendered, problems = render_storages(b"# ours\n\n", wanted)
     again = StorageConfig.parse(rendered)
-    assert again.warnings == []
+    assert (again.warnings, problems) == ([], [])
     assert rendered.startswith(b"# ours\n")
-    assert render_storages(rendered, wanted) == rendered
+    assert render_storages(rendered, wanted) == (rendered, [])
     assert mirrored(only(**{"storage.cfg": rendered.decode()})).found["storage"] == wanted
     fewer = {name: storage for name, storage in wanted.items() if name != "nas"}
-    assert "nas" not in StorageConfig.parse(render_storages(rendered, fewer)).storages
+    assert "nas" not in StorageConfig.parse(render_storages(rendered, fewer)[0]).storages
+    assert render_storages(rendered, fewer, unreadable={"nas"})[0] == rendered
+
+
+def test_a_storage_that_proxmox_would_not_read_back_leaves_its_section() -> None:
+    existing = b"nfs: nas\n\tserver a\n\texport /e\n"
+    broken = {"nas": Storage(type="nfs", properties={"server": "a"}), "zfs": Storage(type="dir", properties={})}
+    rendered, problems = render_storages(existing, broken)
+    assert rendered == existing
+    assert len(problems) == 2
 
 
 POOL = b"<pool type='zfs'><name>tank</name><source><name>tank/vms</name></source></pool>"
