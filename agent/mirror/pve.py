@@ -6,7 +6,7 @@ is for a moment in neither place.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -49,6 +49,7 @@ class PveMirror:
         self._interval = interval
         self._ttl = ttl
         self._reader = TreeReader(root)
+        self._known: tuple[Mapping[str, bytes], Records] | None = None  # the last files, and what they say
 
     async def run(self) -> None:
         """Stand for election while there is something to mirror; mirror when elected."""
@@ -67,13 +68,19 @@ class PveMirror:
         key = leader_key(self._keyspace)
         await Election(self._store, key, self._node, ttl=self._ttl, clock=self._clock).run(self._mirror)
 
-    async def _look(self, afresh: bool = False) -> Tree:
-        # pmxcfs answers slowly when its cluster is in trouble: never on the loop
-        return await asyncio.to_thread(self._reader.look, afresh)
+    async def _look(self, afresh: bool = False) -> tuple[Tree, Records]:
+        # pmxcfs answers slowly when its cluster is in trouble, and there may be thousands of guests: not on the loop
+        return await asyncio.to_thread(self._look_now, afresh)
+
+    def _look_now(self, afresh: bool) -> tuple[Tree, Records]:
+        tree = self._reader.look(afresh)
+        if self._known is None or self._known[0] != tree.files:
+            self._known = tree.files, mirrored(tree)
+        return tree, self._known[1]
 
     async def _until_usable(self) -> None:
         while True:
-            if _usable(await self._look()):
+            if _usable((await self._look())[0]):
                 return
             await asyncio.sleep(self._interval)
 
@@ -92,9 +99,8 @@ class PveMirror:
         told: list[str] = []
         while True:
             afresh = self._clock() >= due
-            tree = await self._look(afresh)
+            tree, records = await self._look(afresh)
             if _usable(tree):
-                records = mirrored(tree)
                 if records.problems != told:
                     told = records.problems
                     log.warning("mirror.problems", problems=told[:20], count=len(told))

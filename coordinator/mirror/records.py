@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -132,23 +133,35 @@ def _clean(text: str) -> str:
 
 def _guest(path: str, data: bytes, pools: Mapping[int, str], records: Records) -> None:
     name = posixpath.basename(path).removesuffix(".conf")
+    guest, problems = _guest_record(path, data, pools.get(int(name)) if name.isdecimal() else None)
+    if guest is None:
+        records.refuse("guests", name, "; ".join(problems))
+        return
+    records.problems += problems
+    records.found["guests"][name] = guest
+
+
+@lru_cache(maxsize=20_000)  # of thousands of guests one changes at a time
+def _guest_record(path: str, data: bytes, pool: str | None) -> tuple[Guest | None, tuple[str, ...]]:
     try:
         kind, vmid = identify(PurePosixPath(path), data)
     except GuestFileError as error:
-        records.refuse("guests", name, str(error))
-        return
+        return None, (str(error),)
     config = GuestConfig.parse(kind, vmid, data)
-    records.problems += [f"{path}:{finding.line}: {finding.message}" for finding in config.warnings]
+    problems = tuple(f"{path}:{finding.line}: {finding.message}" for finding in config.warnings)
     fields = {
         "type": kind,
         "node": path.split("/")[1],
         "name": _clean(config.name or ""),
         "disks": disks(config.current.drives.values()),
         "tags": config.tags,
-        "pool": pools.get(vmid),
+        "pool": pool,
         "definition": without_secrets(data.decode("utf-8", "replace")),
     }
-    records.take("guests", str(vmid), Guest, fields, path)
+    try:
+        return Guest.model_validate(fields), problems
+    except ValidationError as error:
+        return None, (*problems, f"{path}: {describe(error)}")
 
 
 def disks(drives: Iterable[Drive]) -> dict[str, Disk | dict[str, Any]]:

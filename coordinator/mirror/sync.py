@@ -5,6 +5,7 @@
 3. A name that was unreadable is neither written nor removed.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ async def synchronise(
     existing = [kv for folder in records.found for kv in (await store.list(keyspace.desired(folder, ""))).items]
     held = await store.get(index_key(keyspace))
     index = _index(held)
-    changes = compare(keyspace, records, existing, index, remove)
+    # of thousands of guests this takes a while
+    changes = await asyncio.to_thread(compare, keyspace, records, existing, index, remove)
     mirrored = {folder: set(records.found.get(folder, {})) for folder in MIRRORED}
     # the index grows before what it names is written, and shrinks after that is gone: it never names too little
     grown = {folder: index.get(folder, set()) | mirrored[folder] for folder in MIRRORED}
@@ -100,6 +102,8 @@ async def preview(store: Store, keyspace: Keyspace, records: Records) -> Changes
 
 
 def _same(record: Record, value: bytes) -> bool:
+    if record.to_json() == value:
+        return True
     try:
         return type(record).model_validate_json(value) == record
     except ValidationError:
