@@ -94,7 +94,7 @@ class TreeReader:
         self._seen = stamps
         if not problems:
             self._read = {path: known for path, known in self._read.items() if path in stamps}
-        complete = settled and not problems and "storage.cfg" in files and any(self._nodes())
+        complete = settled and not problems and "storage.cfg" in files and self._has_nodes()
         return Tree(files, complete, self.is_writable(), tuple(problems))
 
     def _take(self, path: str, stamp: _Stamp, problems: list[str]) -> _Content | None:
@@ -140,6 +140,13 @@ class TreeReader:
                 return sorted(entry.name for entry in entries if entry.is_dir())
         except FileNotFoundError:
             return []
+
+    def _has_nodes(self) -> bool:
+        """Whether the tree is still there at the end of a look: an unmounted /etc/pve is an empty directory."""
+        try:
+            return bool(self._nodes())
+        except OSError:
+            return False
 
     def _guests(self, directory: str, found: dict[str, _Stamp], problems: list[str]) -> None:
         try:
