@@ -160,16 +160,12 @@ def server(value: str) -> str:
 
 
 def is_ip(value: str, version: int | None = None) -> bool:
-    """Whether the text is an IP address; Proxmox takes leading zeros in IPv4."""
-    if version != 6 and re.fullmatch(r"([0-9]{1,3}\.){3}[0-9]{1,3}", value):
-        return all(int(part) <= 255 for part in value.split("."))
-    if version == 4 or "%" in value:
-        return False
+    """Whether the text is an IP address, of a version if given, and without a zone (`%eth0`)."""
     try:
-        ipaddress.IPv6Address(value)
+        address = ipaddress.ip_address(value)
     except ValueError:
         return False
-    return True
+    return "%" not in value and version in (None, address.version)
 
 
 def portal(value: str) -> str:

@@ -19,7 +19,7 @@ MAX_VOLUMES_PER_GUEST = 1024
 COMPRESSIONS = ("gz", "lzo", "zst", "bz2")
 _SAFE = r"[ a-zA-Z0-9\-.+=_]"
 _ISO = r"[^/]+\.(?:iso|img)"
-_TEMPLATE = r"[^/]+\.tar\.(?:gz|xz|zst|bz2)"
+_TEMPLATE = r"[^/]+\.tar(?:\.(?:gz|xz|zst|bz2))?"
 _BACKUP = rf"[^/]+\.(?:tgz|(?:tar|vma)(?:\.(?:{'|'.join(COMPRESSIONS)}))?)"
 _IMAGE_FILE = re.compile(r"(vm-|base-|subvol-)([0-9]+)-[^/\s]+\.(raw|qcow2|vmdk|subvol)", re.ASCII)
 _LVM_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_.]*[a-zA-Z0-9]")
@@ -158,7 +158,8 @@ def _on_pbs(volname: str) -> Volume | None:
     )
     if match is None:
         return None
-    vmid = _vmid(match[3]) if re.fullmatch("[0-9]+", match[3]) else None
+    of_a_guest = match[2] in ("vm", "ct") and re.fullmatch("[0-9]+", match[3])
+    vmid = _vmid(match[3]) if of_a_guest else None
     return Volume(volname, "backup", match[1], vmid=vmid, format=f"pbs-{match[2]}")
 
 

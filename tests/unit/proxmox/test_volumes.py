@@ -32,6 +32,7 @@ NAMES: list[tuple[str, str, Expected]] = [
     ("dir", "iso/some thing.ISO", ("iso", "some thing.ISO", None, None, None, False, "raw")),
     ("dir", "iso/drivers.img", ("iso", "drivers.img", None, None, None, False, "raw")),
     ("dir", "vztmpl/debian-12.tar.zst", ("vztmpl", "debian-12.tar.zst", None, None, None, False, "raw")),
+    ("dir", "vztmpl/a.tar", ("vztmpl", "a.tar", None, None, None, False, "raw")),
     ("dir", "vztmpl/a.tar.bz2", ("vztmpl", "a.tar.bz2", None, None, None, False, "raw")),
     ("dir", "rootdir/101", ("rootdir", "101", 101, None, None, False, None)),
     (
@@ -75,6 +76,11 @@ NAMES: list[tuple[str, str, Expected]] = [
         "backup/host/pve1/2024-03-30T21:39:30Z",
         ("backup", "host/pve1/2024-03-30T21:39:30Z", None, None, None, False, "pbs-host"),
     ),
+    (
+        "pbs",
+        "backup/host/999/2024-03-30T21:39:30Z",
+        ("backup", "host/999/2024-03-30T21:39:30Z", None, None, None, False, "pbs-host"),
+    ),
     ("esxi", "dc/store/vm/vm.vmx", ("import", "dc/store/vm/vm.vmx", 0, None, None, False, "vmx")),
     ("esxi", "dc/store/vm/vm.vmdk", ("images", "dc/store/vm/vm.vmdk", 0, None, None, False, "vmdk")),
 ]
@@ -91,7 +97,7 @@ def test_a_name_means_what_proxmox_reads_in_it(storage_type: str, volname: str, 
     ("storage_type", "volname"),
     [
         *(("dir", name) for name in ("", "101", "101/", "101/foo.qcow2", "101/vm-101-disk-0.", "x/vm-1-disk-0.raw")),
-        *(("dir", name) for name in ("iso/a.iso.gz", "iso/a/b.iso", "iso/.iso", "vztmpl/a.tar", "rootdir/x", "iso")),
+        *(("dir", name) for name in ("iso/a.iso.gz", "iso/a/b.iso", "iso/.iso", "vztmpl/a.zip.gz", "rootdir/x", "iso")),
         *(("dir", name) for name in ("backup/a.vma.xz", "backup/a.TAR", "snippets/", "snippets/a/b", "import/a.iso")),
         *(("dir", name) for name in ("vm-101-disk-0", "9/foo.raw/101/vm-101-disk-0.raw", "101/vm-101-a b.raw")),
         *(("zfspool", name) for name in ("101/vm-101-disk-0", "vm-101", "xvm-101-disk-0", "")),

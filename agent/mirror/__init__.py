@@ -1,0 +1,1 @@
+"""`/etc/pve` → desired state, by one elected node; desired storages → storage.cfg on nodes without Proxmox."""
