@@ -14,7 +14,7 @@ from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Protection
-from holdfast.coordinator.planning.leftovers import Cleanup, plan_cleanup
+from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, pool_of
 from holdfast.coordinator.planning.protection import PointPlan, plan_point
 from holdfast.coordinator.planning.steps import TakePoint
@@ -182,7 +182,7 @@ class GuestWorker:
         for bookmark in cleanup.drop_bookmarks:
             await volumes.drop_bookmark(bookmark)
         self._log.debug("cleaned up", **_counts(cleanup))
-        scan = scan.without(self.vmid, {d.guid for d in cleanup.destroy}, cleanup.forget)
+        scan = cleaned(scan, cleanup)
         self._context.scanner.amend(self.vmid, scan)
         return scan
 

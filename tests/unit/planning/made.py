@@ -86,9 +86,7 @@ class Home:
         id = PointId(epoch, 1 + max(known, default=0))
         members = []
         for slot in slots:
-            newest = self.volumes[dataset(slot)].newest
-            if newest is None or newest.point is None or self.volumes[dataset(slot)].written:
-                newest = self.snapshot(slot, id.snapshot)
+            newest = self._unchanged(slot) or self.snapshot(slot, id.snapshot)
             where = disk_map(slot)
             members.append(
                 Member(
@@ -120,6 +118,12 @@ class Home:
             )
         return point
 
+    def _unchanged(self, slot: str) -> Snapshot | None:
+        """The disk's snapshot of the latest point, if nothing was written since."""
+        volume = self.volumes[dataset(slot)]
+        latest = next((m for p in reversed(self.scan().complete_points(VMID)) if (m := p.member(slot))), None)
+        return volume.snapshot(latest.guid) if latest and volume.unchanged_since(latest.guid) else None
+
     def sent(self, target: str, point: PointId) -> None:
         """As the channel program marks it: with a bookmark of each snapshot."""
         for key, anchor in self.anchors.items():
@@ -141,10 +145,9 @@ class Home:
             volume = self.volumes[where]
             [found] = [s for s in volume.snapshots if s.name == short]
             assert holds is not None or not found.holds, f"{name} is held"
-            kept = [replace(s, holds=holds) if s is found else s for s in volume.snapshots]
-            self.volumes[where] = replace(
-                volume, snapshots=tuple(s for s in kept if holds is not None or s is not found)
-            )
+            others = tuple(s for s in volume.snapshots if s is not found)
+            made = others if holds is None else tuple(sorted((*others, replace(found, holds=holds)), key=_made))
+            self.volumes[where] = replace(volume, snapshots=made)
 
     def carry_out(self, cleanup: Cleanup) -> None:
         for snapshot, bookmark in cleanup.bookmark:
@@ -167,6 +170,10 @@ class Home:
 
     def scan(self, at: datetime = NOON + timedelta(seconds=20)) -> Scan:
         return Scan(at, dict(self.volumes), dict(self.anchors))
+
+
+def _made(snapshot: Snapshot) -> int:
+    return snapshot.createtxg
 
 
 def there(slot: str, *guids: int, **fields: object) -> TargetVolume:

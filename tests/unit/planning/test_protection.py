@@ -303,7 +303,7 @@ def test_a_point_that_is_incomplete_here_is_passed_over() -> None:
 def partial(home: Home, guid: int, *guids: int) -> tuple[TargetVolume, ...]:
     """scsi0 half received; scsi1 as it should be."""
     last = home.volumes[disk_map("scsi1").dataset].snapshots[-1]
-    return (there("scsi0", *guids, resume_token="1-token", resume_guid=guid), there("scsi1", last.guid))  # noqa: S106
+    return (there("scsi0", *guids, resume_token="1-token", resume_guid=guid), there("scsi1", last.guid))
 
 
 def test_a_stream_that_was_cut_goes_on_where_it_was_cut() -> None:
