@@ -13,6 +13,7 @@ class Storage:
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
+        self.called = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.broken: Exception | None = None
@@ -20,6 +21,7 @@ class Storage:
 
     async def _carry_out(self, orders: Sequence[str]) -> Sequence[str | Exception]:
         self.calls.append(list(orders))
+        self.called.set()
         await self.gate.wait()
         if self.broken:
             raise self.broken
@@ -27,11 +29,6 @@ class Storage:
 
     def give(self, *orders: str) -> list[asyncio.Task[str]]:
         return [asyncio.create_task(self.batch.do(order)) for order in orders]
-
-    async def until_called(self, times: int) -> None:
-        async with asyncio.timeout(5):
-            while len(self.calls) < times:
-                await asyncio.sleep(0.005)
 
 
 async def test_what_is_asked_for_at_the_same_time_goes_in_one_call_and_each_gets_its_own_outcome() -> None:
@@ -44,7 +41,7 @@ async def test_what_comes_while_a_call_runs_goes_together_with_the_next() -> Non
     storage = Storage()
     storage.gate.clear()
     first = storage.give("a")
-    await storage.until_called(1)
+    await storage.called.wait()
     more = storage.give("b", "c")
     await asyncio.sleep(0.1)
     assert len(storage.calls) == 1, "one call at a time"
@@ -74,7 +71,7 @@ async def test_whoever_is_cancelled_while_a_call_runs_the_others_get_theirs(who:
     storage = Storage()
     storage.gate.clear()
     tasks = storage.give("a", "b", "c")
-    await storage.until_called(1)
+    await storage.called.wait()
     tasks[who].cancel()
     await asyncio.sleep(0.05)
     storage.gate.set()
@@ -101,7 +98,7 @@ async def test_an_outcome_that_nobody_waits_for_any_more_is_not_complained_about
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     carrier, gone = storage.give("a", "bad b")
-    await storage.until_called(1)
+    await storage.called.wait()
     gone.cancel()
     await asyncio.sleep(0)
     storage.gate.set()
