@@ -145,8 +145,9 @@ class GuestWorker:
     def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
         waiting = [name for name, target in self.state.targets.items() if target.waiting]
         asked = [r.asked for r in self._context.view.desired.requests.values() if r.vmid == self.vmid]
-        host = self._context.host
-        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, max(asked, default=None))
+        committed = [target.last.id for target in self.state.targets.values() if target.last]
+        host, latest = self._context.host, max(asked, default=None)
+        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, latest, committed)
 
     async def _take(self, step: TakePoint, protection: Protection) -> None:
         scan = await self._context.scanner.look(self.vmid)

@@ -66,11 +66,14 @@ def plan_point(
     now: datetime,
     zone: tzinfo,
     asked: datetime | None = None,
+    committed: Collection[PointId] = (),
 ) -> PointPlan:
     """Decide on a new point of one guest.
 
     `waiting` are the targets that could take one up now: they are reachable and have committed all there is. Without
-    one, a new point would only pile up. `asked` is the newest request for a point at once.
+    one, a new point would only pile up. `asked` is the newest request for a point at once. `committed` is the last
+    point of each target: where this node's pool was lost and made anew, it counts on from there, or nothing that it
+    takes would ever be ahead of what the targets hold.
     """
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
@@ -81,12 +84,13 @@ def plan_point(
     waiting_on = [a for a in protection.assignments if a.node in waiting]
     taken = latest.instant if latest else None
     due = [d for a in waiting_on if (d := due_after(a, taken, zone))]
-    changed = latest is None or _changed(protection, latest, scan)
+    outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
+    changed = latest is None or bool(outrun) or _changed(protection, latest, scan)
     # A request by a clock ahead of ours waits for its time: a point taken before would never count as its answer.
     asked_for = [asked] if asked is not None and asked > now else []
     demanded = asked is not None and not asked_for and (latest is None or latest.instant < asked)
     if latest is None or demanded or (changed and due and min(due) <= now):
-        sequence = 1 + max((p.sequence for p in _seen(scan, protection) if p.epoch == epoch), default=0)
+        sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *outrun] if p.epoch == epoch), default=0)
         disks = tuple((d.disk, d.volume, d.dataset) for d in _disks(protection))
         step = TakePoint(
             protection.vmid, PointId(epoch, sequence), now, disks, protection.guest.digest, tuple(sorted(waiting))

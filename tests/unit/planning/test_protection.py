@@ -221,6 +221,31 @@ def test_a_new_epoch_counts_from_one_again() -> None:
     assert step.point == PointId(2, 1) > PointId(1, 1)
 
 
+def test_a_pool_that_was_lost_and_made_anew_counts_on_from_what_the_targets_hold() -> None:
+    """Else nothing that it takes is ever ahead of them, and the old replica passes for up to date."""
+    step = plan_point(protection(), 1, Home().scan(), ["beta"], NOON, UTC, committed=[PointId(1, 50)]).step
+    assert step is not None
+    assert step.point == PointId(1, 51)
+
+
+def test_a_target_that_is_found_to_be_ahead_makes_a_point_due_on_an_idle_guest() -> None:
+    """It was away when the first point of the new pool was taken; or the owner was rolled back past its last point."""
+    home = Home()
+    home.take(at=NOON)
+    committed = [PointId(1, 50), PointId(1, 1)]
+    assert plan_point(protection(), 1, home.scan(), ["beta"], after(1), UTC, committed=committed).unchanged_at is None
+    step = plan_point(protection(), 1, home.scan(), ["beta"], after(30), UTC, committed=committed).step
+    assert step is not None
+    assert step.point == PointId(1, 51)
+
+
+@pytest.mark.parametrize("committed", [PointId(1, 1), PointId(2, 9)])
+def test_what_a_target_holds_of_the_last_point_or_of_another_epoch_makes_none_due(committed: PointId) -> None:
+    home = Home()
+    home.take(at=NOON)
+    assert plan_point(protection(), 1, home.scan(), ["beta"], after(60), UTC, committed=[committed]).step is None
+
+
 def test_a_target_without_a_point_is_served_before_all_others_then_by_age() -> None:
     home = Home()
     old, new = home.take(at=NOON), home.take(at=after(10))
