@@ -14,7 +14,7 @@ from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Protection
-from holdfast.coordinator.planning.leftovers import Cleanup, plan_cleanup
+from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, pool_of
 from holdfast.coordinator.planning.protection import PointPlan, plan_point
 from holdfast.coordinator.planning.steps import TakePoint
@@ -145,8 +145,9 @@ class GuestWorker:
     def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
         waiting = [name for name, target in self.state.targets.items() if target.waiting]
         asked = [r.asked for r in self._context.view.desired.requests.values() if r.vmid == self.vmid]
-        host = self._context.host
-        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, max(asked, default=None))
+        committed = [target.last.id for target in self.state.targets.values() if target.last]
+        host, latest = self._context.host, max(asked, default=None)
+        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, latest, committed)
 
     async def _take(self, step: TakePoint, protection: Protection) -> None:
         scan = await self._context.scanner.look(self.vmid)
@@ -182,7 +183,7 @@ class GuestWorker:
         for bookmark in cleanup.drop_bookmarks:
             await volumes.drop_bookmark(bookmark)
         self._log.debug("cleaned up", **_counts(cleanup))
-        scan = scan.without(self.vmid, {d.guid for d in cleanup.destroy}, cleanup.forget)
+        scan = cleaned(scan, cleanup)
         self._context.scanner.amend(self.vmid, scan)
         return scan
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from holdfast.agent.guest import GuestWorker
-from holdfast.agent.ports import Host
+from holdfast.agent.ports import Host, VolumesError
 from holdfast.agent.scanner import Scanner
 from holdfast.agent.view import View
 from holdfast.coordinator import __version__
@@ -32,6 +32,7 @@ class Reporter:
     def __init__(self, me: str, keys: Keyspace, store: Store, view: View, scanner: Scanner, host: Host) -> None:
         self._me = me
         self._keys = keys
+        self._replica_prefix = keys.replica_prefix(me)
         self._store = store
         self._view = view
         self._scanner = scanner
@@ -78,6 +79,11 @@ class Reporter:
         """What an earlier life of this agent wrote: it is compared, and what no longer holds is deleted."""
         listing = await self._store.list(self._keys.agent_prefix(self._me))
         self._written = {item.key: item.value for item in listing.items}
+        if not self._scanner.has_looked:  # the owners that would ask about their replicas may be down
+            try:
+                await self._scanner.look(0)
+            except VolumesError as error:
+                log.warning("the storage was not looked at; what was reported of replicas stays", error=str(error))
 
     async def _write(self) -> None:
         wanted = self._say()
@@ -95,6 +101,8 @@ class Reporter:
         for vmid, worker in self.guests().items():
             key = self._keys.guest_report(self._me, vmid)
             said[key] = self._guest(key, worker, now).to_json()
+        if not self._scanner.has_looked:
+            said |= {key: value for key, value in self._written.items() if key.startswith(self._replica_prefix)}
         for vmid, points in self._replicas().items():
             key = self._keys.replica_report(self._me, vmid)
             said[key] = ReplicaReport(points=tuple(_point(p) for p in points)).to_json()

@@ -31,6 +31,11 @@ class Scanner:
         self._amended[vmid] = (self._host.monotonic(), scan)
         self._changed[vmid] = self._host.monotonic()
 
+    @property
+    def has_looked(self) -> bool:
+        """Whether anything is known of this node's storage."""
+        return self._latest is not None
+
     def anchors(self) -> set[tuple[str, int]]:
         """(pool, VMID) of everything that is marked on this node, as last seen."""
         seen = [scan for _, scan in (*self._amended.values(), *([self._latest] if self._latest else []))]

@@ -9,6 +9,7 @@ import socket
 import struct
 from typing import TypeVar
 
+import structlog
 from google.protobuf.message import DecodeError, Message
 from holdfast.agent.ports import Handler, WireError
 from holdfast.proto import transfer_pb2 as wire
@@ -18,8 +19,12 @@ ANSWER_TIMEOUT = 150.0
 """Seconds to wait for a message: the other side may have a storage command to finish before it answers."""
 LARGEST = 4 * 1024 * 1024
 """Bytes of a message."""
+ACCEPT_AGAIN = 0.5
+"""Seconds after which a connection is accepted again, where the system had no more descriptors."""
 _DEAD_PEER_MS = 20_000
 """TCP_USER_TIMEOUT: data unacknowledged for so long means that the peer is gone."""
+
+log = structlog.get_logger()
 
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; Python has no name for it
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128  # offsets in struct tcp_info (linux/tcp.h), each a u64
@@ -47,7 +52,7 @@ class TcpChannel:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await asyncio.get_running_loop().sock_sendall(self._socket, struct.pack(">I", len(data)) + data)
         except (OSError, TimeoutError) as error:
-            raise WireError(f"the connection to {self.peer} broke: {error or 'it takes no more'}") from None
+            raise WireError(f"the connection to {self.peer} broke: {str(error) or 'it takes no more'}") from None
 
     async def request(self) -> wire.Request:
         """Await a Request."""
@@ -136,7 +141,7 @@ class TcpWire:
                     try:
                         connection.setblocking(False)
                         if pace is not None:  # the kernel spaces the packets out: exact, and no byte passes through us
-                            connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, min(pace, 2**32 - 1))
+                            connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("Q", pace))
                         await loop.sock_connect(connection, target)
                         return TcpChannel(connection)
                     except OSError as reason:
@@ -145,9 +150,9 @@ class TcpWire:
                     except BaseException:
                         connection.close()
                         raise
-        except (TimeoutError, OSError) as reason:
+        except (OSError, UnicodeError) as reason:  # UnicodeError: a host name with an empty or too long part
             error = reason
-        raise WireError(f"{address}:{port} cannot be reached: {error or 'no answer'}; does its agent run?")
+        raise WireError(f"{address}:{port} cannot be reached: {str(error or '') or 'no answer'}; does its agent run?")
 
     async def serve(self, address: str, port: int, handler: Handler) -> None:
         """Accept connections until cancelled."""
@@ -160,12 +165,19 @@ class TcpWire:
             listener.listen(128)
             async with asyncio.TaskGroup() as group:
                 while True:
-                    connection, _ = await loop.sock_accept(listener)
-                    group.create_task(_handle(TcpChannel(connection), handler))
+                    try:
+                        connection, _ = await loop.sock_accept(listener)
+                    except OSError as error:  # accept(2): too many open files, or the peer has gone already
+                        log.warning("a connection was not accepted", error=str(error))
+                        await asyncio.sleep(ACCEPT_AGAIN)
+                    else:
+                        group.create_task(_handle(connection, handler))
 
 
-async def _handle(channel: TcpChannel, handler: Handler) -> None:
-    try:
-        await handler(channel)
-    finally:
-        await channel.close()
+async def _handle(connection: socket.socket, handler: Handler) -> None:
+    """One connection's failure leaves the others served (invariant 7)."""
+    with connection:
+        try:
+            await handler(TcpChannel(connection))
+        except Exception:
+            log.exception("a connection failed in a way that nobody foresaw")

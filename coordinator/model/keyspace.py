@@ -83,6 +83,10 @@ class Keyspace:
         """What the owner's agent says of a guest."""
         return f"{self.root}agents/{node}/guests/{vmid}"
 
+    def replica_prefix(self, node: NodeName) -> str:
+        """All that one agent says of replicas."""
+        return f"{self.root}agents/{node}/replicas/"
+
     def replica_report(self, node: NodeName, vmid: int) -> str:
         """What a target's agent says of the points it holds."""
-        return f"{self.root}agents/{node}/replicas/{vmid}"
+        return f"{self.replica_prefix(node)}{vmid}"

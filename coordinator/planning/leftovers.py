@@ -7,7 +7,7 @@ the last committed one stays besides, also for a target that no policy names any
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.observed import Scan, Volume
@@ -44,16 +44,25 @@ class Cleanup:
 def needed_points(
     points: list[RecoveryPoint], sent: Mapping[str, PointId], targets: Collection[str]
 ) -> list[RecoveryPoint]:
-    """Of the owner's complete points (oldest first): the newest, and each target's last and next."""
-    needed: set[PointId] = {points[-1].id} if points else set()
+    """Of the owner's complete points (oldest first): the newest, and each target's last and next.
+
+    Where the next has a disk that the guest has no more, it may have been begun, but a later one is brought instead.
+    """
+    if not points:
+        return []
+    needed: set[PointId] = {points[-1].id}
+    now = _disks(points[-1])
     for target in targets:
         last = sent.get(target)
         if last is not None:
             needed.add(last)
-        following = next((p.id for p in points if last is None or p.id > last), None)
-        if following is not None:
-            needed.add(following)
+        ahead = [p for p in points if last is None or p.id > last]
+        needed |= {p.id for p in ahead[:1]} | {p.id for p in [p for p in ahead if _disks(p) <= now][:1]}
     return [p for p in points if p.id in needed]
+
+
+def _disks(point: RecoveryPoint) -> set[tuple[str, str]]:
+    return {(m.disk, m.dataset) for m in point.members}
 
 
 def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
@@ -81,6 +90,21 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
         forget=forget,
         definitions=unused_definitions(scan, vmid, [p for p in recorded if p.id not in forget]) if forget else (),
     )
+
+
+def cleaned(scan: Scan, cleanup: Cleanup) -> Scan:
+    """What a scan would show after the clean-up was carried out, as far as plans look at it."""
+    scan = scan.without(cleanup.vmid, {d.guid for d in cleanup.destroy}, cleanup.forget)
+    volumes = {name: _cleaned(volume, cleanup) for name, volume in scan.volumes.items()}
+    return replace(scan, volumes=volumes)
+
+
+def _cleaned(volume: Volume, cleanup: Cleanup) -> Volume:
+    bookmarks = tuple(b for b in volume.bookmarks if f"{volume.dataset}#{b.name}" not in cleanup.drop_bookmarks)
+    snapshots = tuple(
+        replace(s, holds=1) if f"{volume.dataset}@{s.name}" in cleanup.hold else s for s in volume.snapshots
+    )
+    return replace(volume, bookmarks=bookmarks, snapshots=snapshots)
 
 
 def unused_definitions(scan: Scan, vmid: int, kept: list[RecoveryPoint]) -> tuple[tuple[str, str], ...]:

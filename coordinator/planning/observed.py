@@ -128,12 +128,17 @@ class Scan:
             if (volume := self.volumes.get(member.dataset)) and volume.snapshot(member.guid)
         }
 
-    def complete_points(self, vmid: int) -> list[RecoveryPoint]:
-        """The guest's complete points here, oldest first."""
+    def recorded_points(self, vmid: int) -> dict[PointId, RecoveryPoint]:
+        """The guest's points, complete or not, each as the records of all pools have it together."""
         points: dict[PointId, RecoveryPoint] = {}
         for anchor in self.anchors_of(vmid):
             for point in anchor.points:
                 points[point.id] = points[point.id].joined(point) if point.id in points else point
+        return points
+
+    def complete_points(self, vmid: int) -> list[RecoveryPoint]:
+        """The guest's complete points here, oldest first."""
+        points = self.recorded_points(vmid)
         return [points[id] for id in sorted(points) if points[id].complete(self.guids(points[id]))]
 
     def with_point(self, pool: str, vmid: int, point: RecoveryPoint, definition: str) -> "Scan":

@@ -66,11 +66,14 @@ def plan_point(
     now: datetime,
     zone: tzinfo,
     asked: datetime | None = None,
+    committed: Collection[PointId] = (),
 ) -> PointPlan:
     """Decide on a new point of one guest.
 
     `waiting` are the targets that could take one up now: they are reachable and have committed all there is. Without
-    one, a new point would only pile up. `asked` is the newest request for a point at once.
+    one, a new point would only pile up. `asked` is the newest request for a point at once. `committed` is the last
+    point of each target: where this node's pool was lost and made anew, it counts on from there, or nothing that it
+    takes would ever be ahead of what the targets hold.
     """
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
@@ -80,21 +83,24 @@ def plan_point(
     latest = points[-1] if points else None
     waiting_on = [a for a in protection.assignments if a.node in waiting]
     taken = latest.instant if latest else None
-    due = min((d for a in waiting_on if (d := due_after(a, taken, zone))), default=None)
-    changed = latest is None or _changed(protection, latest, scan)
-    demanded = asked is not None and (latest is None or latest.instant < asked)
-    if latest is None or demanded or (changed and due is not None and due <= now):
-        sequence = 1 + max((p.sequence for p in _seen(scan, protection) if p.epoch == epoch), default=0)
+    due = [d for a in waiting_on if (d := due_after(a, taken, zone))]
+    outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
+    changed = latest is None or bool(outrun) or _changed(protection, latest, scan)
+    # A request by a clock ahead of ours waits for its time: a point taken before would never count as its answer.
+    asked_for = [asked] if asked is not None and asked > now else []
+    demanded = asked is not None and not asked_for and (latest is None or latest.instant < asked)
+    if latest is None or demanded or (changed and due and min(due) <= now):
+        sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *outrun] if p.epoch == epoch), default=0)
         disks = tuple((d.disk, d.volume, d.dataset) for d in _disks(protection))
         step = TakePoint(
             protection.vmid, PointId(epoch, sequence), now, disks, protection.guest.digest, tuple(sorted(waiting))
         )
         return PointPlan(step)
     if changed:
-        return PointPlan(None, due)
+        return PointPlan(None, min(due + asked_for, default=None))
     unchanged = max(scan.at - TXG_MARGIN, latest.instant)
     later = [d for a in waiting_on if (d := due_after(a, unchanged, zone))]
-    return PointPlan(None, min(later, default=None), unchanged)
+    return PointPlan(None, min(later + asked_for, default=None), unchanged)
 
 
 def _missing(vmid: int, disk: DiskMap) -> Condition:
@@ -146,7 +152,8 @@ def due_after(assignment: Assignment, last: datetime | None, zone: tzinfo) -> da
         return CalendarEvent.parse(assignment.schedule).next_after(last, zone)
     assert assignment.rpo is not None
     width = assignment.rpo / 2
-    return datetime.fromtimestamp((last.timestamp() // width + 1) * width, last.tzinfo)
+    due = datetime.fromtimestamp((last.timestamp() // width + 1) * width, last.tzinfo)
+    return due if due > last else due + timedelta(seconds=width)  # an odd width, rounded to the microsecond of `last`
 
 
 def deadline(assignment: Assignment, committed: RecoveryPoint | None, zone: tzinfo) -> datetime:
@@ -174,7 +181,11 @@ def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inven
     """
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
-    ahead = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
+    ahead = [
+        p
+        for p in points
+        if (last is None or p.id > last.id) and _applies(p, assignment) and not _behind(p, assignment, scan, inventory)
+    ]
     if not ahead:
         return TargetPlan(None, ())
     goal = ahead[0]
@@ -200,6 +211,22 @@ def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inven
 def _applies(point: RecoveryPoint, assignment: Assignment) -> bool:
     """Whether every member still is a disk that is replicated: a point with a disk that has gone is not brought."""
     return {(m.disk, m.dataset) for m in point.members} <= {(d.disk, d.dataset) for d in assignment.disks}
+
+
+def _behind(point: RecoveryPoint, assignment: Assignment, scan: Scan, inventory: Inventory) -> bool:
+    """Whether the target is past this point with one of the disks: there is no stream from a snapshot to an earlier.
+
+    That happens where a disk was left out while a later point was brought, and came back before its commit.
+    """
+    datasets = {disk.disk: disk.target_dataset for disk in assignment.disks}
+    for member in point.members:
+        there, volume = inventory.volumes.get(datasets[member.disk]), scan.volumes[member.dataset]
+        if there is None or not there.guids or member.guid in there.guids:
+            continue
+        newest, to = volume.snapshot(there.guids[-1]), volume.snapshot(member.guid)
+        if newest is not None and to is not None and newest.createtxg > to.createtxg:
+            return True
+    return False
 
 
 def _bring(

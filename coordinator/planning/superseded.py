@@ -33,8 +33,7 @@ NOTHING = Superseded((), (), (), ())
 def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zone: tzinfo) -> Superseded:
     """What goes of a guest on this target when `committed` is recorded there."""
     vmid = assignment.vmid
-    held = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
-    points = {p.id: p for p in held} | {committed.id: committed}
+    points = scan.recorded_points(vmid) | {committed.id: committed}
     newest = max(points)
     items = [(p.instant, str(p.id)) for p in points.values()]
     kept = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | {newest}

@@ -42,6 +42,7 @@ class Batch(Generic[Order, Outcome]):
                         await self._run_some()
             return future.result()
         finally:
+            future.cancel()  # nobody will ask for the outcome of a call that runs still
             if entry in self._waiting:
                 self._waiting.remove(entry)
 

@@ -50,7 +50,7 @@ def read(at: datetime, listed: bytes, local: bytes) -> Scan:
 
 
 def _rows(listed: bytes) -> Iterator[dict[str, str]]:
-    for line in listed.decode(errors="replace").splitlines():
+    for line in listed.decode(errors="replace").split("\n"):
         cells = line.split("\t")
         if len(cells) == len(COLUMNS):
             yield dict(zip(COLUMNS, cells, strict=True))
@@ -109,7 +109,7 @@ def _number(text: str) -> int:
 
 def _local_properties(local: bytes) -> dict[str, dict[str, str]]:
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for line in local.decode(errors="replace").splitlines():
+    for line in local.decode(errors="replace").split("\n"):
         cells = line.split("\t")
         if len(cells) == 3:
             found[cells[0]][cells[1]] = cells[2]

@@ -28,9 +28,12 @@ class ZfsVolumes:
     async def scan(self) -> Scan:
         """Look at everything: two processes."""
         at = self._now()
-        async with asyncio.TaskGroup() as group:
-            listed = group.create_task(run(*scan.LIST))
-            local = group.create_task(run(*scan.GET))
+        try:
+            async with asyncio.TaskGroup() as group:
+                listed = group.create_task(run(*scan.LIST))
+                local = group.create_task(run(*scan.GET))
+        except ExceptionGroup as failed:  # callers expect a VolumesError, as from any other command
+            raise failed.exceptions[0] from None
         return scan.read(at, listed.result(), local.result())
 
     async def prepare(self, pool: str, vmid: int) -> None:
@@ -60,12 +63,12 @@ class ZfsVolumes:
     async def hold(self, snapshots: Sequence[str]) -> None:
         """Hold snapshots under our tag; one that is held already is as good."""
         if snapshots:
-            await self._holds.do(list(snapshots))
+            await self._holds.do([names.check_snapshot(name) for name in snapshots])
 
     async def release(self, snapshots: Sequence[str]) -> None:
         """Release our tag; one that does not bear it is as good."""
         if snapshots:
-            await self._releases.do(list(snapshots))
+            await self._releases.do([names.check_snapshot(name) for name in snapshots])
 
     async def record_sent(
         self, pool: str, vmid: int, epoch: int, target: str, point: PointId, bookmarks: Sequence[tuple[str, str]]
@@ -157,7 +160,7 @@ class ZfsVolumes:
             """All in one process; if that fails, each order by itself, so that one bad name fails alone."""
             every = sorted({name for order in orders for name in order})
             try:
-                await run(verb, names.HOLD, *(names.check_snapshot(name) for name in every))
+                await run(verb, names.HOLD, *every)
             except VolumesError as error:
                 if len(every) == 1:
                     return [None if _already(error) else error] * len(orders)
