@@ -1,7 +1,7 @@
 """Reads what a receive_resume_token says: which snapshot a half-received stream was bringing.
 
 Format (libzfs, `zfs_send_resume_token_to_nvlist`): `1-CHECKSUM-LENGTH-HEX`, where HEX is a zlib-compressed nvlist in
-XDR. Reading it here saves a `zfs send -nvt` for each.
+its native encoding (dsl_dataset.c packs it by `fnvlist_pack`). Reading it here saves a `zfs send -nvt` for each.
 """
 
 import struct
@@ -9,6 +9,10 @@ import zlib
 
 _UINT64 = 8
 """DATA_TYPE_UINT64 in sys/nvpair.h."""
+_HEADER = 12
+"""Bytes: encoding (0 is native), byte order (1 is little), two unused; then the nvlist's version and flags."""
+_PAIR = 16
+"""Bytes of an nvpair_t before its name: size of it all, size of the name, unused, number of values, their type."""
 
 
 def to_guid(token: str) -> int | None:
@@ -26,19 +30,20 @@ def to_guid(token: str) -> int | None:
 
 
 def _uint64s(data: bytes) -> dict[str, int]:
-    """The uint64 members of a packed nvlist: 4 bytes of encoding, version and flags, then pairs until one of size 0."""
-    if data[0] != 1:  # NV_ENCODE_XDR
-        raise ValueError("not in XDR")
+    """The uint64 members of a packed nvlist: a header, then pairs until one of size 0."""
+    if data[:1] != b"\0":
+        raise ValueError("not in the native encoding")
+    order = "<" if data[1:2] == b"\1" else ">"
     found: dict[str, int] = {}
-    at = 12
+    at = _HEADER
     while True:
-        encoded, _ = struct.unpack_from(">ii", data, at)
-        if encoded == 0:
+        (size,) = struct.unpack_from(f"{order}i", data, at)
+        if size == 0:
             return found
-        (length,) = struct.unpack_from(">i", data, at + 8)
-        name = data[at + 12 : at + 12 + length].decode()
-        value_at = at + 12 + (length + 3) // 4 * 4
-        kind, count = struct.unpack_from(">ii", data, value_at)
-        if kind == _UINT64 and count == 1:
-            (found[name],) = struct.unpack_from(">Q", data, value_at + 8)
-        at += encoded
+        if size < _PAIR:
+            raise ValueError("a pair that is no pair")
+        name_size, _, count, kind = struct.unpack_from(f"{order}hhii", data, at + 4)
+        if kind == _UINT64 and count == 1 and name_size > 0:
+            name = data[at + _PAIR : at + _PAIR + name_size - 1].decode()
+            (found[name],) = struct.unpack_from(f"{order}Q", data, at + (_PAIR + name_size + 7) // 8 * 8)
+        at += size
