@@ -1,17 +1,38 @@
 # make help lists the targets. Everything runs from the locked environment in .venv (uv makes it).
 SHELL := /bin/bash
-UV ?= uv
+# Where there is no uv, it is installed into .uv (see the rule).
+export UV ?= $(or $(shell command -v uv),$(CURDIR)/.uv/bin/uv)
 RUN := $(UV) run --frozen
 
 .PHONY: help
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
+$(CURDIR)/.uv/bin/uv:
+	tools/install-uv.sh .uv
+
 .PHONY: env
-env: ## the locked environment, and links by which mypy sees holdfast.*
+env: $(filter $(CURDIR)/%,$(UV)) ## the locked environment, and links by which mypy sees holdfast.*
 	$(UV) sync --frozen -q
 	@mkdir -p build/typing/holdfast
 	@for d in agent coordinator proto; do ln -sfn ../../../$$d build/typing/holdfast/$$d; done
+
+.PHONY: demo
+demo: env ## see it work: replication, a link cut in mid-transfer, a power cut (root, Debian 12)
+	$(RUN) python -m demo
+
+TIERS := lint test-unit $(if $(wildcard tests/sim),test-sim) test-integration test-lab
+
+.PHONY: test
+test: ## everything: lint and all tiers, each with its time; installs what it needs (root, Debian 12)
+	@set -euo pipefail; for tier in $(TIERS); do \
+		echo "=== $$tier"; start=$$SECONDS; $(MAKE) --no-print-directory $$tier; \
+		echo "=== $$tier: $$((SECONDS - start)) s"; \
+	done
+
+.PHONY: ci
+ci: ## what continuous integration runs
+	.ci/run
 
 .PHONY: proto
 proto: env ## generate Python from proto/*.proto (grpcio-tools <= 1.71: loads under protobuf runtimes 5 to 7)
