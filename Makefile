@@ -34,6 +34,17 @@ test: ## everything: lint and all tiers, each with its time; installs what it ne
 ci: ## what continuous integration runs
 	.ci/run
 
+.PHONY: bench
+bench: env ## the figures of the README, each as a ratio in one run (the first two in virtual hosts)
+	$(RUN) python benchmarks/cycle.py
+	$(RUN) python benchmarks/transfer.py
+	$(RUN) python benchmarks/formats.py
+	$(RUN) env PYTHONPATH=tests python benchmarks/mirror.py
+
+.PHONY: soak
+soak: env ## counted runs, each a line in tests/soak/LEDGER.md: make soak SCENARIO=replication N=10 SEED=1
+	$(RUN) env PYTHONPATH=tests python -m soak $(SCENARIO) --count $(or $(N),10) --seed $(or $(SEED),1)
+
 .PHONY: proto
 proto: env ## generate Python from proto/*.proto (grpcio-tools <= 1.71: loads under protobuf runtimes 5 to 7)
 	cd proto && $(RUN) --project .. python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. *.proto
