@@ -23,14 +23,12 @@ class Doomed:
 
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """What to hold, release, bookmark and destroy for one guest on its owner."""
+    """What to hold, release and destroy for one guest on its owner (bookmarks are made when a target commits)."""
 
     vmid: int
     hold: tuple[str, ...] = ()
     release: tuple[str, ...] = ()
     destroy: tuple[Doomed, ...] = ()
-    bookmark: tuple[tuple[str, str], ...] = ()
-    """(snapshot, bookmark)"""
     drop_bookmarks: tuple[str, ...] = ()
     forget: tuple[PointId, ...] = ()
     """Records of points that are not complete any more, or of no use."""
@@ -38,7 +36,7 @@ class Cleanup:
     """(digest, text) of definitions that no point needs any more."""
 
     def __bool__(self) -> bool:
-        return bool(self.hold or self.release or self.destroy or self.bookmark or self.drop_bookmarks or self.forget)
+        return bool(self.hold or self.release or self.destroy or self.drop_bookmarks or self.forget)
 
 
 def needed_points(
@@ -85,7 +83,6 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str]) -> Cleanup:
         hold=tuple(x for p in parts for x in p.hold),
         release=tuple(x for p in parts for x in p.release),
         destroy=tuple(x for p in parts for x in p.destroy),
-        bookmark=tuple(x for p in parts for x in p.bookmark),
         drop_bookmarks=tuple(x for p in parts for x in p.drop_bookmarks),
         forget=forget,
         definitions=unused_definitions(scan, vmid, [p for p in recorded if p.id not in forget]) if forget else (),
@@ -115,12 +112,9 @@ def unused_definitions(scan: Scan, vmid: int, kept: list[RecoveryPoint]) -> tupl
 
 
 def _volume(volume: Volume, ours: set[int], kept: set[int], reserve: set[int], newest: PointId) -> Cleanup:
-    hold, release, destroy, bookmark = [], [], [], []
-    bookmarked = {b.guid for b in volume.bookmarks}
+    hold, release, destroy = [], [], []
     for snapshot in volume.snapshots:
         name = f"{volume.dataset}@{snapshot.name}"
-        if snapshot.guid in reserve and snapshot.guid not in bookmarked:
-            bookmark.append((name, f"{volume.dataset}#{snapshot.name}"))
         if snapshot.guid in kept:
             if not snapshot.holds:
                 hold.append(name)
@@ -133,4 +127,4 @@ def _volume(volume: Volume, ours: set[int], kept: set[int], reserve: set[int], n
         for b in volume.bookmarks
         if PointId.of_snapshot(b.name) and reserve and b.guid not in reserve
     ]
-    return Cleanup(0, tuple(hold), tuple(release), tuple(destroy), tuple(bookmark), tuple(gone))
+    return Cleanup(0, tuple(hold), tuple(release), tuple(destroy), tuple(gone))

@@ -40,6 +40,8 @@ def _outcome(answer: str) -> str | Exception:
         )
     if reason == "MemberMissing":
         return Refused(reason, f"{detail} is not there as it was sent; the point is brought again.")
+    if reason in ("AnchorMissing", "VolumeMissing"):
+        return VolumesError(f"{detail} has gone since it was last seen; it is looked for again.")
     if reason == "GuidDiffers":
         return Refused(reason, f"{detail} is not the snapshot that was recorded; it is left alone.")
     return VolumesError(f"{reason}: {detail} (the last number is an errno: errno(1) names it)")

@@ -94,7 +94,7 @@ def test_datasets_of_others_are_seen_and_no_guests(seen: Scan) -> None:
 def test_what_was_seen_is_what_plans_can_use(seen: Scan) -> None:
     cleanup = plan_cleanup(101, seen, ["Beta"])
     assert cleanup.hold == (f"{DISK_0}@holdfast-2-2",)
-    assert (cleanup.destroy, cleanup.forget, cleanup.bookmark) == ((), (), ())
+    assert (cleanup.destroy, cleanup.forget) == ((), ())
 
 
 GARBAGE = [

@@ -150,8 +150,6 @@ class Home:
             self.volumes[where] = replace(volume, snapshots=made)
 
     def carry_out(self, cleanup: Cleanup) -> None:
-        for snapshot, bookmark in cleanup.bookmark:
-            self.bookmark(snapshot, bookmark)
         self._snapshots(cleanup.hold, 1)
         self._snapshots(cleanup.release, 0)
         self._snapshots([d.snapshot for d in cleanup.destroy], None)

@@ -36,6 +36,9 @@ function has_guid(snapshot, guid)
 end
 
 function commit(anchor, epoch, key, record, members, superseded, forgotten, pieces)
+    if not zfs.exists(anchor) then
+        return "AnchorMissing " .. anchor
+    end
     local marked = tonumber(zfs.get_prop(anchor, "holdfast:epoch") or "0")
     if marked > epoch then
         return "EpochRefused " .. marked

@@ -12,6 +12,9 @@ function take_arg()
 end
 
 function destroy(anchor, epoch, doomed, forgotten)
+    if not zfs.exists(anchor) then
+        return "AnchorMissing " .. anchor
+    end
     local marked = tonumber(zfs.get_prop(anchor, "holdfast:epoch") or "0")
     if marked > epoch then
         return "EpochRefused " .. marked

@@ -11,6 +11,9 @@ function take_arg()
 end
 
 function record(anchor, epoch, name, value, bookmarks)
+    if not zfs.exists(anchor) then
+        return "AnchorMissing " .. anchor
+    end
     local marked = tonumber(zfs.get_prop(anchor, "holdfast:epoch") or "0")
     if marked > epoch then
         return "EpochRefused " .. marked

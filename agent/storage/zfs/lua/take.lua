@@ -33,11 +33,17 @@ function read_guest()
 end
 
 function obstacle(guest)
+    if not zfs.exists(guest.anchor) then
+        return "AnchorMissing " .. guest.anchor
+    end
     local epoch = tonumber(property(guest.anchor, "holdfast:epoch") or "0")
     if epoch > guest.epoch then
         return "EpochRefused " .. epoch
     end
     for _, volume in ipairs(guest.volumes) do
+        if not zfs.exists(volume.dataset) then
+            return "VolumeMissing " .. volume.dataset
+        end
         local code = zfs.check.snapshot(volume.dataset .. "@" .. guest.snapshot)
         if code ~= 0 then
             return "SnapshotFailed " .. volume.dataset .. " " .. code
