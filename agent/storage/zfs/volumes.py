@@ -139,8 +139,11 @@ class ZfsVolumes:
 
     async def _create_closed(self, dataset: str) -> None:
         """A filesystem and its parents, one caller at a time: `create -p` fails if a parent appears meanwhile."""
+        closed = ("-o", "canmount=off", "-o", "mountpoint=none")
         async with self._creating:
-            await run("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", check_dataset(dataset))
+            # The root first: what -p makes on the way ignores -o (zfs-create(8)) and would be mounted; it inherits.
+            await run("create", "-p", *closed, names.root(dataset.partition("/")[0]))
+            await run("create", "-p", *closed, check_dataset(dataset))
 
     async def _program(self, pool: str, program: str, args: list[str]) -> str:
         batch = self._programs.get((pool, program))
