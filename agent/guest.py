@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -138,9 +138,21 @@ class GuestWorker:
             if plan.step is None and (plan.due is None or plan.due > now):
                 return plan
         scan = await self._context.scanner.look(self.vmid)
-        if self._may_act():
-            scan = await self._clean_up(scan)
-        return self._decide(protection, scan)
+        if not self._may_act():
+            return self._decide(protection, scan)
+        try:
+            return self._decide(protection, await self._clean_up(scan))
+        except VolumesError as error:  # what cannot be let go must not keep new points from being taken
+            self._context.scanner.changed(self.vmid)
+            plan = self._decide(protection, scan)
+            return replace(plan, conditions=(*plan.conditions, self._not_cleaned(error)))
+
+    def _not_cleaned(self, error: VolumesError) -> Condition:
+        return Condition(
+            reason="CleanupFailed",
+            message=f"Superseded snapshots of guest {self.vmid} stay for now: {error}. If a clone or a hold of yours"
+            " needs one, that is fine; they go once it has gone.",
+        )
 
     def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
         waiting = [name for name, target in self.state.targets.items() if target.waiting]

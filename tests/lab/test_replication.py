@@ -90,6 +90,48 @@ def test_a_dataset_that_is_not_ours_is_left_alone_and_the_other_guest_goes_on(
     assert "tank/vm-101-disk-0@precious" in target.run("zfs list -Ho name -t snapshot")
 
 
+def test_a_clone_of_an_old_point_does_not_stop_new_ones(cluster: Cluster, hosts: list[Host]) -> None:
+    source, target = hosts
+    cluster.add_vm(source, 101, 1)
+    cluster.protect("20s", target)
+    cluster.wait_healthy([101])
+    name = cluster.points(target, 101)[-1]["members"][0]["snapshot"]
+    source.run(f"zfs clone tank/vm-101-disk-0@{name} tank/mine")
+    write_to(source, 101, 1, pause=0.5)
+    cluster.wait_for(lambda: "CleanupFailed" in str(cluster.guest(101)), 120, "the status says what stays, and why")
+    newest = cluster.points(target, 101)[-1]["sequence"]
+    cluster.wait_for(lambda: cluster.points(target, 101)[-1]["sequence"] >= newest + 2, 120, "points move on")
+    source.run("zfs destroy tank/mine")
+    cluster.wait_for(lambda: "CleanupFailed" not in str(cluster.guest(101)), 120, "it goes once the clone has gone")
+    assert f"@{name}" not in source.run("zfs list -Ho name -t snapshot")
+
+
+def test_a_cut_stream_is_resumed_not_sent_again(cluster: Cluster, hosts: list[Host]) -> None:
+    source, target = hosts
+    cluster.add_vm(source, 101, 1)
+    cluster.protect("20s", target, bandwidth=2 << 20)
+    cluster.wait_healthy([101])
+    first = len(cluster.sends(source))
+    source.run("dd if=/dev/urandom of=/dev/zvol/tank/vm-101-disk-0 bs=1M count=40 oflag=direct status=none")
+    cluster.wait_for(
+        lambda: (
+            target.run("zfs get -Hp -o value used tank/vm-101-disk-0") > str(12 << 20)
+            and "receive" in target.run("ps -eo args | grep '[z]fs recv' | sed 's/zfs recv/receive/'", check=False)
+        ),
+        120,
+        "the stream is under way",
+    )
+    time.sleep(5)
+    source.cut(target)
+    cluster.wait_for(lambda: len(cluster.sends(source)) > first, 180, "the source notices that the link is gone")
+    source.heal(target)
+    cluster.wait_healthy([101])
+    sends = cluster.sends(source)[first:]
+    resumed = [s for s in sends if s.resumed]
+    assert resumed, sends
+    assert sum(s.bytes for s in sends) <= 1.2 * (40 << 20) + (1 << 20), f"sent again: {sends}"
+
+
 def test_a_stale_owner_is_refused_by_the_storage_itself(cluster: Cluster, hosts: list[Host]) -> None:
     source, target = hosts
     cluster.add_vm(source, 101, 1)
