@@ -91,10 +91,10 @@ class GuestWorker:
     ) -> None:
         """A worker for each target of the assignments, none for others."""
         wanted = {a.node for a in protection.assignments}
-        for name in self.state.targets.keys() - wanted:
+        for name in sorted(self.state.targets.keys() - wanted):
             tasks.pop(name).cancel()
             del self.state.targets[name]
-        for name in wanted - self.state.targets.keys():
+        for name in sorted(wanted - self.state.targets.keys()):
             worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake)
             self.state.targets[name] = worker
             tasks[name] = group.create_task(worker.run())

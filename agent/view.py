@@ -25,7 +25,7 @@ class View:
         self._desired = Desired()
         self._protections: dict[int, Protection] = {}
         self._stale = True
-        self._waiters: set[asyncio.Event] = set()
+        self._waiters: dict[asyncio.Event, None] = {}  # ordered: whoever subscribed first is woken first
 
     def put(self, key: str, value: bytes, create_revision: int) -> None:
         """A key was written."""
@@ -58,12 +58,12 @@ class View:
     def subscribe(self) -> asyncio.Event:
         """An event that is set at every change; give it back by `unsubscribe`."""
         event = asyncio.Event()
-        self._waiters.add(event)
+        self._waiters[event] = None
         return event
 
     def unsubscribe(self, event: asyncio.Event) -> None:
         """Undo `subscribe`."""
-        self._waiters.discard(event)
+        self._waiters.pop(event, None)
 
     def _refresh(self) -> None:
         if self._stale:
