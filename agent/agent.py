@@ -27,7 +27,7 @@ RESTART = 10.0
 
 
 class Agent:
-    """Everything of one node but the ports, which are given."""
+    """Everything of one node but the ports, which are given; `api` is served by whoever runs the agent."""
 
     def __init__(self, settings: AgentSettings, store: Store, volumes: Volumes, wire: Wire, host: Host) -> None:
         self._settings = settings
@@ -53,6 +53,7 @@ class Agent:
         self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)
         self.guests: dict[int, GuestWorker] = {}
         self._reporter.guests = lambda: self.guests
+        self.api = Api(self._context, self.guests)
 
     def _on_change(self, change: Change) -> None:
         if change.new is None:
@@ -66,7 +67,6 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cache.run())
             group.create_task(self._wire.serve(settings.listen, settings.transfer_port, self._receiver.handle))
-            group.create_task(Api(self._context, self.guests).serve(settings.listen, settings.api_port))
             self._host.notify("READY=1")
             await self._cache.synced.wait()
             log.info("ready", node=settings.node, guests=len(self._view.owned()))

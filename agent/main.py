@@ -14,6 +14,7 @@ from holdfast.agent.host import LinuxHost
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
 from holdfast.agent.transfer.tcp import TcpWire
 from holdfast.coordinator import __version__
+from holdfast.coordinator.grouped import first
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.planning.desired import describe
 from pydantic import ValidationError
@@ -36,12 +37,19 @@ def main(config: Path | None, verbose: bool) -> None:
     sys.exit(asyncio.run(_run(settings)))
 
 
+async def _serve(agent: Agent, settings: AgentSettings) -> None:
+    """Until cancelled: the agent, and beside it what answers the command line (it opens a socket of its own)."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(agent.run())
+        group.create_task(agent.api.serve(settings.listen, settings.api_port))
+
+
 async def _run(settings: AgentSettings) -> int:
     """0 after a stop that was asked for, 1 after a failure."""
     host = LinuxHost(settings.state)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        agent = asyncio.create_task(Agent(settings, store, ZfsVolumes(host.now), TcpWire(), host).run())
+        agent = asyncio.create_task(_serve(Agent(settings, store, ZfsVolumes(host.now), TcpWire(), host), settings))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)
         try:
@@ -50,7 +58,7 @@ async def _run(settings: AgentSettings) -> int:
             log.info("stopped", node=settings.node)
             return 0
         except BaseExceptionGroup as group:
-            log.error("the agent failed", errors=[str(error) for error in group.exceptions], exc_info=group)
+            log.error("the agent failed", error=str(first(group)), exc_info=group)
             return 1
         finally:
             host.notify("STOPPING=1")

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -26,11 +28,13 @@ LEADER_TTL = 10.0
 """Seconds after which another coordinator may lead. It decides nothing that a guest waits for while it runs."""
 
 
-async def coordinate(store: Store, settings: CoordinatorSettings, clock: Clock) -> None:
+async def coordinate(
+    store: Store, settings: CoordinatorSettings, clock: Clock, new_uuid: Callable[[], uuid.UUID] = uuid.uuid4
+) -> None:
     """Stand for election and, while elected, decide; until cancelled. Raises what makes going on impossible."""
     keyspace = settings.keyspace
     cache = Cache(store, keyspace.root, clock=clock.monotonic)
-    owners = Owners(store, cache, keyspace, settings.name, clock)
+    owners = Owners(store, cache, keyspace, settings.name, clock, new_uuid)
     election = Election(store, keyspace.leader, settings.name, ttl=LEADER_TTL, clock=clock.monotonic)
     async with asyncio.TaskGroup() as group:
         group.create_task(cache.run())
