@@ -104,7 +104,7 @@ class GuestWorker:
         try:
             plan = await self._plan(protection) if protection.assignments else PointPlan(None)
             conditions += plan.conditions
-            self.state.due = plan.due
+            self.state.due = self._context.later(RETRY) if plan.conditions else plan.due
             if protection.assignments:
                 self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
                 if plan.step is not None and self._may_act():
@@ -135,7 +135,7 @@ class GuestWorker:
         now = self._context.host.now()
         if self.state.due is None or self.state.due > now:
             plan = self._decide(protection, await self._context.scanner.look(self.vmid, SESSION))
-            if plan.step is None and (plan.due is None or plan.due > now):
+            if plan.step is None and not plan.conditions and (plan.due is None or plan.due > now):
                 return plan
         scan = await self._context.scanner.look(self.vmid)
         if not self._may_act():
