@@ -77,6 +77,8 @@ def plan_point(
     """
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
+    if closed := [d for d in _disks(protection) if "replica" in scan.volumes[d.dataset].marks]:
+        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed),))
     if not waiting:
         return PointPlan(None)
     points = scan.complete_points(protection.vmid)
@@ -108,6 +110,16 @@ def _missing(vmid: int, disk: DiskMap) -> Condition:
         reason="VolumeMissing",
         message=f"Disk {disk.disk} of guest {vmid} should be {disk.dataset}, which is not on this node. Without it no"
         " point is taken; the last one stays. Create or import the volume, or correct the guest's disks.",
+    )
+
+
+def _not_promoted(vmid: int, disks: list[DiskMap]) -> Condition:
+    """Their heads are wherever the last transfer left each of them: a point of them would be a mixture."""
+    names = ", ".join(d.dataset for d in disks)
+    return Condition(
+        reason="NotPromoted",
+        message=f"This node owns guest {vmid}, but {names} are still replicas. No point is taken of them until one of"
+        " their recovery points is promoted (holdfast points shows them).",
     )
 
 
