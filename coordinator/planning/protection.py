@@ -193,11 +193,8 @@ def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inven
     """
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
-    ahead = [
-        p
-        for p in points
-        if (last is None or p.id > last.id) and _applies(p, assignment) and not _behind(p, assignment, scan, inventory)
-    ]
+    newer = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
+    ahead = [p for p in newer if not _overtaken(p, assignment, scan, inventory)]
     if not ahead:
         return TargetPlan(None, ())
     goal = ahead[0]
@@ -225,18 +222,20 @@ def _applies(point: RecoveryPoint, assignment: Assignment) -> bool:
     return {(m.disk, m.dataset) for m in point.members} <= {(d.disk, d.dataset) for d in assignment.disks}
 
 
-def _behind(point: RecoveryPoint, assignment: Assignment, scan: Scan, inventory: Inventory) -> bool:
-    """Whether the target is past this point with one of the disks: there is no stream from a snapshot to an earlier.
+def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, inventory: Inventory) -> bool:
+    """Whether a replica's newest snapshot is later than the point's: nothing leads back, so a new point is needed.
 
-    That happens where a disk was left out while a later point was brought, and came back before its commit.
+    That is so where somebody destroyed our snapshots of a later point, of which some disks had been received, or where
+    a disk was left out while a later point was brought, and came back before its commit.
     """
-    datasets = {disk.disk: disk.target_dataset for disk in assignment.disks}
+    targets = {disk.disk: disk.target_dataset for disk in assignment.disks}
     for member in point.members:
-        there, volume = inventory.volumes.get(datasets[member.disk]), scan.volumes[member.dataset]
-        if there is None or not there.guids or member.guid in there.guids:
+        there, volume = inventory.volumes.get(targets[member.disk]), scan.volumes[member.dataset]
+        to = volume.snapshot(member.guid)
+        if there is None or not there.guids or to is None or to.guid in there.guids:
             continue
-        newest, to = volume.snapshot(there.guids[-1]), volume.snapshot(member.guid)
-        if newest is not None and to is not None and newest.createtxg > to.createtxg:
+        known = (*volume.snapshots, *volume.bookmarks)
+        if any(each.guid == there.guids[-1] and each.createtxg > to.createtxg for each in known):
             return True
     return False
 
