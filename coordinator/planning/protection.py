@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, tzinfo
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
-from holdfast.coordinator.planning.observed import Scan, Snapshot, Volume
+from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume
 from holdfast.coordinator.planning.steps import AbortPartial, Commit, SendDisk, SetAside, Step, TakePoint
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
@@ -234,7 +234,7 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
         to = volume.snapshot(member.guid)
         if there is None or not there.guids or to is None or to.guid in there.guids:
             continue
-        known = (*volume.snapshots, *volume.bookmarks)
+        known: list[Snapshot | Bookmark] = [*volume.snapshots, *volume.bookmarks]
         if any(each.guid == there.guids[-1] and each.createtxg > to.createtxg for each in known):
             return True
     return False
