@@ -159,7 +159,8 @@ class GuestWorker:
         asked = [r.asked for r in self._context.view.desired.requests.values() if r.vmid == self.vmid]
         committed = [target.last.id for target in self.state.targets.values() if target.last]
         host, latest = self._context.host, max(asked, default=None)
-        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, latest, committed)
+        took = {name: target.took for name, target in self.state.targets.items()}
+        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, latest, committed, took)
 
     async def _take(self, step: TakePoint, protection: Protection) -> None:
         scan = await self._context.scanner.look(self.vmid)

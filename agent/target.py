@@ -40,6 +40,8 @@ class TargetWorker:
         self._failures = 0
         self._marked: dict[str, PointId] = {}
         """Pool → the last point that was marked there as committed by the target."""
+        self.took = 0.0
+        """Seconds from the last point's instant to its commit."""
         self.waiting = False
         """Whether it has all there is and could take up a new point now."""
         self.plan = TargetPlan(None, ())
@@ -145,6 +147,7 @@ class TargetWorker:
         assert self._inventory is not None
         self._inventory = _with_point(self._inventory, goal, assignment)
         await self._record_sent(scan, goal)
+        self.took = (self._context.host.now() - goal.instant).total_seconds()
         self._context.report()
 
     async def _record_sent(self, scan: Scan, last: RecoveryPoint | None) -> None:

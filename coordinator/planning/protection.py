@@ -18,6 +18,9 @@ from holdfast.coordinator.proxmox.calendar import CalendarEvent
 TXG_MARGIN = timedelta(seconds=10)
 """Two transaction groups (zfs_txg_timeout is 5 s): `written` shows a write only once its group is on disk."""
 
+MARGIN = 0.75
+"""The part of an RPO in which the next point should be committed, if it takes as long as the last."""
+
 
 @dataclass(frozen=True, slots=True)
 class TargetVolume:
@@ -67,14 +70,17 @@ def plan_point(
     zone: tzinfo,
     asked: datetime | None = None,
     committed: Collection[PointId] = (),
+    took: Mapping[str, float] | None = None,
 ) -> PointPlan:
     """Decide on a new point of one guest.
 
     `waiting` are the targets that could take one up now: they are reachable and have committed all there is. Without
     one, a new point would only pile up. `asked` is the newest request for a point at once. `committed` is the last
     point of each target: where this node's pool was lost and made anew, it counts on from there, or nothing that it
-    takes would ever be ahead of what the targets hold.
+    takes would ever be ahead of what the targets hold. `took` tells for each target how many seconds passed from its
+    last point's instant to its commit.
     """
+    took = took or {}
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
     if closed := [d for d in _disks(protection) if "replica" in scan.volumes[d.dataset].marks]:
@@ -85,7 +91,7 @@ def plan_point(
     latest = points[-1] if points else None
     waiting_on = [a for a in protection.assignments if a.node in waiting]
     taken = latest.instant if latest else None
-    due = [d for a in waiting_on if (d := due_after(a, taken, zone))]
+    due = [d for a in waiting_on if (d := due_after(a, taken, zone, took.get(a.node, 0.0)))]
     outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
     changed = latest is None or bool(outrun) or _changed(protection, latest, scan)
     # A request by a clock ahead of ours waits for its time: a point taken before would never count as its answer.
@@ -101,7 +107,7 @@ def plan_point(
     if changed:
         return PointPlan(None, min(due + asked_for, default=None))
     unchanged = max(scan.at - TXG_MARGIN, latest.instant)
-    later = [d for a in waiting_on if (d := due_after(a, unchanged, zone))]
+    later = [d for a in waiting_on if (d := due_after(a, unchanged, zone, took.get(a.node, 0.0)))]
     return PointPlan(None, min(later + asked_for, default=None), unchanged)
 
 
@@ -153,17 +159,19 @@ def _changed(protection: Protection, latest: RecoveryPoint, scan: Scan) -> bool:
     return False
 
 
-def due_after(assignment: Assignment, last: datetime | None, zone: tzinfo) -> datetime | None:
+def due_after(assignment: Assignment, last: datetime | None, zone: tzinfo, took: float = 0.0) -> datetime | None:
     """When the next point is to be taken after the moment `last`, of which there is one or nothing had changed until.
 
     Under an RPO that is half of it later, so that the transfer has the other half; on a grid of that width, so that
-    guests of one policy fall due together and share a snapshot command.
+    guests of one policy fall due together and share a snapshot command. Where the last transfer took so long (seconds)
+    that the RPO would be in danger, a quarter or an eighth.
     """
     last = last or datetime.fromtimestamp(0, zone)
     if assignment.schedule is not None:
         return CalendarEvent.parse(assignment.schedule).next_after(last, zone)
     assert assignment.rpo is not None
-    width = assignment.rpo / 2
+    widths = [assignment.rpo / part for part in (2, 4, 8)]
+    width = next((w for w in widths if w + took <= MARGIN * assignment.rpo), widths[-1])
     due = datetime.fromtimestamp((last.timestamp() // width + 1) * width, last.tzinfo)
     return due if due > last else due + timedelta(seconds=width)  # an odd width, rounded to the microsecond of `last`
 

@@ -247,3 +247,8 @@ def test_a_target_without_a_point_is_served_before_all_others_then_by_age() -> N
     assert deadline(one, None, UTC) < deadline(one, old, UTC) < deadline(one, new, UTC)
     assert deadline(one, old, UTC) == after(60)
     assert deadline(assignment(rpo=None, schedule="13:00"), old, UTC) == after(3600)
+
+
+@pytest.mark.parametrize(("took", "due"), [(0, 30), (15, 30), (20, 15), (40, 7.5), (600, 7.5)])
+def test_a_target_that_takes_long_gets_its_points_sooner(took: float, due: float) -> None:
+    assert due_after(assignment(rpo=60), after(1), UTC, took) == after(due)
