@@ -21,3 +21,5 @@ class AgentSettings(EtcdSettings):
     transfers: Annotated[int, Field(ge=1, le=64)] = 4
     """How many targets are sent to at once."""
     state: Path = Path("/var/lib/holdfast")
+    mirror: Path | None = None
+    """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""

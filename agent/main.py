@@ -11,12 +11,15 @@ import yaml
 from holdfast.agent.agent import Agent
 from holdfast.agent.config import AgentSettings
 from holdfast.agent.host import LinuxHost
+from holdfast.agent.mirror.pve import PveMirror
+from holdfast.agent.ports import Host
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
 from holdfast.agent.transfer.tcp import TcpWire
 from holdfast.coordinator import __version__
 from holdfast.coordinator.grouped import first
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.planning.desired import describe
+from holdfast.coordinator.store.port import Store
 from pydantic import ValidationError
 
 log = structlog.get_logger()
@@ -37,11 +40,14 @@ def main(config: Path | None, verbose: bool) -> None:
     sys.exit(asyncio.run(_run(settings)))
 
 
-async def _serve(agent: Agent, settings: AgentSettings) -> None:
-    """Until cancelled: the agent, and beside it what answers the command line (it opens a socket of its own)."""
+async def _serve(agent: Agent, settings: AgentSettings, store: Store, host: Host) -> None:
+    """Until cancelled: the agent, and beside it what answers the command line and what reads Proxmox's files."""
     async with asyncio.TaskGroup() as group:
         group.create_task(agent.run())
         group.create_task(agent.api.serve(settings.listen, settings.api_port))
+        if settings.mirror is not None:
+            mirror = PveMirror(store, settings.keyspace, settings.node, settings.mirror, clock=host.monotonic)
+            group.create_task(mirror.run())
 
 
 async def _run(settings: AgentSettings) -> int:
@@ -49,7 +55,8 @@ async def _run(settings: AgentSettings) -> int:
     host = LinuxHost(settings.state)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        agent = asyncio.create_task(_serve(Agent(settings, store, ZfsVolumes(host.now), TcpWire(), host), settings))
+        parts = Agent(settings, store, ZfsVolumes(host.now), TcpWire(), host)
+        agent = asyncio.create_task(_serve(parts, settings, store, host))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)
         try:

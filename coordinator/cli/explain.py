@@ -8,6 +8,7 @@ from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.policy import Selector
 from holdfast.coordinator.planning.assignment import Protection, assign, selects
 from holdfast.coordinator.planning.status import GuestStatus, TargetStatus
+from holdfast.coordinator.planning.status import State as Fares
 from holdfast.coordinator.store.port import Store
 
 
@@ -47,7 +48,14 @@ def words(row: GuestStatus, state: State) -> list[str]:
         said += _disks(guest, protection)
     said += [_target(target) for target in row.targets]
     said += [f"{c.reason}: {c.message}" + (f" (since {moment(c.since)})" if c.since else "") for c in row.conditions]
-    if not row.conditions:
+    if row.conditions:
+        return said
+    if row.state is Fares.BREACHED:
+        said.append(
+            "Nothing failed, but a replica is older than its policy allows: the transfers take too long."
+            " Look at holdfast status --watch; give the policy more bandwidth, or a longer rpo."
+        )
+    else:
         said.append("Nothing is wrong.")
     return said
 

@@ -13,6 +13,7 @@ from holdfast.coordinator.cli.calendar import calendar
 from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.explain import explain
 from holdfast.coordinator.cli.guest import guest
+from holdfast.coordinator.cli.importing import import_
 from holdfast.coordinator.cli.plan import plan
 from holdfast.coordinator.cli.points import points
 from holdfast.coordinator.cli.pvesr import pvesr
@@ -75,7 +76,7 @@ def completion(shell: str) -> None:
     click.echo(made(cli, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
 
 
-_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate)
+_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, import_)
 _OFFLINE = (storage, volume, guest, calendar, retention, bwlimit, pvesr)
 """They read Proxmox's files and answer without etcd."""
 
