@@ -17,6 +17,8 @@ from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
 TXG_MARGIN = timedelta(seconds=10)
 """Two transaction groups (zfs_txg_timeout is 5 s): `written` shows a write only once its group is on disk."""
+LOOK_AGAIN = timedelta(seconds=2.5)
+"""Between looks at a guest of which a point is due while it is not known yet whether anything was written."""
 
 MARGIN = 0.75
 """The part of an RPO in which the next point should be committed, if it takes as long as the last."""
@@ -108,7 +110,8 @@ def plan_point(
         return PointPlan(None, min(due + asked_for, default=None))
     unchanged = max(scan.at - TXG_MARGIN, latest.instant)
     later = [d for a in waiting_on if (d := due_after(a, unchanged, zone, took.get(a.node, 0.0)))]
-    return PointPlan(None, min(later + asked_for, default=None), unchanged)
+    look = min(later + asked_for, default=None)
+    return PointPlan(None, look and max(look, now + LOOK_AGAIN), unchanged)
 
 
 def _missing(vmid: int, disk: DiskMap) -> Condition:
