@@ -182,22 +182,23 @@ class GuestWorker:
 
     async def _clean_up(self, scan: Scan) -> Scan:
         """Hold what is needed, let go of what is not; returns what a scan would show then."""
-        targets = list(self.state.targets)
-        cleanup = plan_cleanup(self.vmid, scan, targets)
+        targets = self.state.targets
+        bringing = {target.plan.goal.id for target in targets.values() if target.plan.goal}
+        cleanup = plan_cleanup(self.vmid, scan, list(targets), bringing)
         if not cleanup:
             return scan
-        volumes = self._context.volumes
+        volumes, pools = self._context.volumes, sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)})
+        scan = cleaned(scan, cleanup)
+        self._context.scanner.amend(self.vmid, scan)  # from now on no target chooses what is about to go
         await volumes.hold(cleanup.hold)
         if cleanup.release or cleanup.destroy or cleanup.forget:
             await volumes.release(cleanup.release)
-            for pool in sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)}):
+            for pool in pools:
                 doomed = [d for d in cleanup.destroy if pool_of(d.snapshot) == pool]
                 await volumes.destroy(pool, self.vmid, self._owner.epoch, doomed, cleanup.forget, cleanup.definitions)
         for bookmark in cleanup.drop_bookmarks:
             await volumes.drop_bookmark(bookmark)
         self._log.debug("cleaned up", **_counts(cleanup))
-        scan = cleaned(scan, cleanup)
-        self._context.scanner.amend(self.vmid, scan)
         return scan
 
 

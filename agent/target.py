@@ -110,6 +110,7 @@ class TargetWorker:
             self._inventory = await self._context.sender.inventory(node, self._claim(), assignment)
         scan = await self._context.scanner.look(self._vmid, SESSION)
         await self._record_sent(scan, self._inventory.last)
+        scan = await self._context.scanner.look(self._vmid, SESSION)  # without what was let go meanwhile
         self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory)
         self._settle(self.plan.conditions, self.plan.goal is None)
         if self.plan.conditions:
