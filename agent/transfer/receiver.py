@@ -61,6 +61,8 @@ class Receiver:
         self._host = host
         self._on_commit = on_commit
         self._running: dict[str, _Running] = {}
+        self._received: dict[int, float] = {}
+        """VMID → when the last stream of the guest was whole, on the monotonic clock."""
 
     async def handle(self, channel: Channel) -> None:
         """Serve one connection; whatever goes wrong is told to the other side, and ends here."""
@@ -80,7 +82,7 @@ class Receiver:
     async def _serve(self, request: wire.Request, channel: Channel) -> None:
         claim = Claim(request.claim.node, request.claim.vmid, request.claim.epoch, request.claim.generation)
         what = request.WhichOneof("what")
-        scan = await self._scanner.look(claim.vmid, RECENT if what == "inventory" else SESSION)
+        scan = await self._scanner.look(claim.vmid, self._age(claim.vmid) if what == "inventory" else SESSION)
         self._admit(claim, scan)
         if what == "inventory":
             found = inventory_message(scan, claim.vmid, list(request.inventory.datasets))
@@ -95,6 +97,10 @@ class Receiver:
             await channel.send(wire.Answer())
         else:
             raise Refused("UnknownRequest", f"{self._me} does not know this request; is its agent older?")
+
+    def _age(self, vmid: int) -> float:
+        """How old a look may be for an inventory: it must show what arrived last, of which the owner may not know."""
+        return min(RECENT, self._host.monotonic() - self._received.get(vmid, float("-inf")))
 
     def _admit(self, claim: Claim, scan: Scan) -> None:
         owner, generation = self._known.owner(claim.vmid), self._known.generation
@@ -136,6 +142,7 @@ class Receiver:
                 log.warning("receive failed", vmid=claim.vmid, disk=ask.disk, error=str(error))
                 await channel.send(wire.Result(failed=f"{self._me}: {error}"))
             else:
+                self._received[claim.vmid] = self._host.monotonic()
                 log.info("received", vmid=claim.vmid, disk=ask.disk, snapshot=ask.snapshot)
                 await channel.send(wire.Result(guid=ask.guid))
         finally:
