@@ -147,7 +147,8 @@ class Scan:
         for member in point.members:
             volume = volumes.get(member.dataset)
             if volume is not None and volume.snapshot(member.guid) is None:
-                newest = max((each.createtxg for each in (*volume.snapshots, *volume.bookmarks)), default=0)
+                made = [s.createtxg for s in volume.snapshots] + [b.createtxg for b in volume.bookmarks]
+                newest = max(made, default=0)
                 taken = Snapshot(member.snapshot, member.guid, newest + 1, volume.written, 0, holds=1)
                 volumes[member.dataset] = replace(volume, snapshots=(*volume.snapshots, taken), written=0)
         before = self.anchors.get((pool, vmid)) or Anchor(pool, vmid, point.epoch)

@@ -47,8 +47,8 @@ def hosts(lab: Lab) -> list[Host]:
 def cluster(lab: Lab, hosts: list[Host]) -> Iterator[Cluster]:
     """Holdfast on the hosts: etcd, coordinator, an agent on each; `tank` is storage `local-zfs`."""
     cluster = Cluster(lab)
-    cluster.start()
     try:
+        cluster.start()
         yield cluster
     finally:
         cluster.stop()
