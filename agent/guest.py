@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
@@ -44,6 +44,8 @@ class GuestWorker:
         self.vmid = vmid
         self._owner = owner
         self._wake = asyncio.Event()
+        self._stuck: tuple[Condition, ...] = ()
+        """What the last clean-up could not let go."""
         self.state = GuestState(owner.epoch)
         self._log = log.bind(vmid=vmid, epoch=owner.epoch)
 
@@ -109,6 +111,7 @@ class GuestWorker:
                 self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
                 if plan.step is not None and self._may_act():
                     await self._take(plan.step, protection)
+            conditions += self._stuck
         except (VolumesError, Refused) as error:
             reason = error.reason if isinstance(error, Refused) else "StorageFailed"
             self._log.warning("no point taken", reason=reason, error=str(error))
@@ -144,8 +147,8 @@ class GuestWorker:
             return self._decide(protection, await self._clean_up(scan))
         except VolumesError as error:  # what cannot be let go must not keep new points from being taken
             self._context.scanner.changed(self.vmid)
-            plan = self._decide(protection, scan)
-            return replace(plan, conditions=(*plan.conditions, self._not_cleaned(error)))
+            self._stuck = (self._not_cleaned(error),)
+            return self._decide(protection, scan)
 
     def _not_cleaned(self, error: VolumesError) -> Condition:
         return Condition(
@@ -185,6 +188,7 @@ class GuestWorker:
         targets = self.state.targets
         bringing = {target.plan.goal.id for target in targets.values() if target.plan.goal}
         cleanup = plan_cleanup(self.vmid, scan, list(targets), bringing)
+        self._stuck = ()
         if not cleanup:
             return scan
         volumes, pools = self._context.volumes, sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)})

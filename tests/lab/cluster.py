@@ -184,11 +184,11 @@ class Cluster:
     def sends(self, host: Host) -> list[Send]:
         """Every stream that a host's agents have sent, over all their lives."""
         lines = host.run("cat /var/log/holdfast/agent.log").splitlines()
-        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        entries = [entry for line in lines if (entry := _entry(line))]
         return [
             Send(e["vmid"], e["disk"], e["base"], e["resumed"], e["bytes"], e["changed"])
             for e in entries
-            if e["event"] == "sent"
+            if e.get("event") == "sent"
         ]
 
     def check_incremental(self, host: Host, since: int) -> None:
@@ -197,6 +197,15 @@ class Cluster:
             assert send.base is not None or send.resumed, f"a full resend: {send}"
             if send.changed is not None:
                 assert send.bytes <= 1.2 * send.changed + (1 << 20), f"more than what had changed: {send}"
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """A line of a log; None for one that a kill tore."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def guest(vmid: int, kind: str, host: Host, disks: dict[str, str], **more: Any) -> dict[str, Any]:

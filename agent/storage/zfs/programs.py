@@ -4,6 +4,7 @@ Guards invariant 5, stale actors are powerless: each program compares the epoch 
 the transaction that makes the change.
 """
 
+import errno
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
@@ -44,7 +45,17 @@ def _outcome(answer: str) -> str | Exception:
         return VolumesError(f"{detail} has gone since it was last seen; it is looked for again.")
     if reason == "GuidDiffers":
         return Refused(reason, f"{detail} is not the snapshot that was recorded; it is left alone.")
-    return VolumesError(f"{reason}: {detail} (the last number is an errno: errno(1) names it)")
+    what, _, number = detail.rpartition(" ")
+    return VolumesError(f"{reason}: {what}: {_ERRNO.get(number, f'errno {number}')}")
+
+
+_ERRNO = {
+    str(errno.EEXIST): "it has a clone, or something of that name exists",
+    str(errno.EBUSY): "it is held, or in use",
+    str(errno.ENOSPC): "the pool is full",
+    str(errno.EDQUOT): "a quota is reached",
+    str(errno.E2BIG): "the record is larger than the 8 KiB of a property: the guest has too many disks",
+}
 
 
 def signed(guid: int) -> str:

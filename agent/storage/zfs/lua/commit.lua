@@ -35,6 +35,26 @@ function has_guid(snapshot, guid)
     return zfs.exists(snapshot) and string.format("%d", (zfs.get_prop(snapshot, "guid"))) == guid
 end
 
+-- A record proves that its point's snapshots are ours: it stays until they have gone.
+function forget(anchor, names, superseded)
+    local left = {}
+    for _, snapshot in ipairs(superseded) do
+        if zfs.exists(snapshot[1]) then
+            left[#left + 1] = snapshot[1]
+        end
+    end
+    for _, name in ipairs(names) do
+        local suffix = "@holdfast-" .. string.sub(name, #"holdfast:point." + 1)
+        local needed = string.sub(name, 1, #"holdfast:point.") ~= "holdfast:point." and #left > 0
+        for _, snapshot in ipairs(left) do
+            needed = needed or string.sub(snapshot, -#suffix) == suffix
+        end
+        if not needed then
+            zfs.sync.inherit(anchor, name)
+        end
+    end
+end
+
 function commit(anchor, epoch, key, record, members, superseded, forgotten, pieces)
     if not zfs.exists(anchor) then
         return "AnchorMissing " .. anchor
@@ -56,17 +76,12 @@ function commit(anchor, epoch, key, record, members, superseded, forgotten, piec
     if code ~= 0 then
         return "RecordFailed " .. code
     end
-    local all_gone = true
     for _, snapshot in ipairs(superseded) do
-        if has_guid(snapshot[1], snapshot[2]) and zfs.sync.destroy(snapshot[1]) ~= 0 then
-            all_gone = false
+        if has_guid(snapshot[1], snapshot[2]) then
+            zfs.sync.destroy(snapshot[1]) -- one that has a clone or a hold stays, and is tried again at the next commit
         end
     end
-    if all_gone then
-        for _, name in ipairs(forgotten) do
-            zfs.sync.inherit(anchor, name)
-        end
-    end
+    forget(anchor, forgotten, superseded)
     return "ok"
 end
 

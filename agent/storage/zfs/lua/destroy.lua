@@ -1,5 +1,5 @@
 -- Destroys superseded snapshots of a guest on its owner: only under an epoch that is not overtaken, and only a snapshot
--- that still has the GUID that was recorded for it. A record goes once everything it alone needed has gone.
+-- that still has the GUID that was recorded for it. One that cannot go does not keep the others.
 --
 -- For each guest: anchor, epoch; count, then snapshot and GUID of each; count, then each property to forget.
 args = ...
@@ -11,6 +11,26 @@ function take_arg()
     return argv[at]
 end
 
+-- A record proves that its point's snapshots are ours: it stays until they have gone.
+function forget(anchor, names, superseded)
+    local left = {}
+    for _, snapshot in ipairs(superseded) do
+        if zfs.exists(snapshot[1]) then
+            left[#left + 1] = snapshot[1]
+        end
+    end
+    for _, name in ipairs(names) do
+        local suffix = "@holdfast-" .. string.sub(name, #"holdfast:point." + 1)
+        local needed = string.sub(name, 1, #"holdfast:point.") ~= "holdfast:point." and #left > 0
+        for _, snapshot in ipairs(left) do
+            needed = needed or string.sub(snapshot, -#suffix) == suffix
+        end
+        if not needed then
+            zfs.sync.inherit(anchor, name)
+        end
+    end
+end
+
 function destroy(anchor, epoch, doomed, forgotten)
     if not zfs.exists(anchor) then
         return "AnchorMissing " .. anchor
@@ -19,6 +39,7 @@ function destroy(anchor, epoch, doomed, forgotten)
     if marked > epoch then
         return "EpochRefused " .. marked
     end
+    local failed = nil
     for _, snapshot in ipairs(doomed) do
         if zfs.exists(snapshot[1]) then
             if string.format("%d", (zfs.get_prop(snapshot[1], "guid"))) ~= snapshot[2] then
@@ -26,14 +47,12 @@ function destroy(anchor, epoch, doomed, forgotten)
             end
             local code = zfs.sync.destroy(snapshot[1])
             if code ~= 0 then
-                return "DestroyFailed " .. snapshot[1] .. " " .. code
+                failed = failed or "DestroyFailed " .. snapshot[1] .. " " .. code
             end
         end
     end
-    for _, name in ipairs(forgotten) do
-        zfs.sync.inherit(anchor, name)
-    end
-    return "ok"
+    forget(anchor, forgotten, doomed)
+    return failed or "ok"
 end
 
 answers = {}
