@@ -186,8 +186,9 @@ class GuestWorker:
     async def _clean_up(self, scan: Scan) -> Scan:
         """Hold what is needed, let go of what is not; returns what a scan would show then."""
         targets = self.state.targets
-        bringing = {target.plan.goal.id for target in targets.values() if target.plan.goal}
-        cleanup = plan_cleanup(self.vmid, scan, list(targets), bringing)
+        # a target's worker is ahead of what the look shows as committed
+        in_use = {point.id for t in targets.values() for point in (t.last, t.plan.goal) if point is not None}
+        cleanup = plan_cleanup(self.vmid, scan, list(targets), in_use)
         self._stuck = ()
         if not cleanup:
             return scan

@@ -43,17 +43,17 @@ def needed_points(
     points: list[RecoveryPoint],
     sent: Mapping[str, PointId],
     targets: Collection[str],
-    bringing: Collection[PointId] = (),
+    in_use: Collection[PointId] = (),
 ) -> list[RecoveryPoint]:
-    """Of the owner's complete points (oldest first): the newest, each target's last and next, and what is being sent.
+    """Of the owner's complete points (oldest first): the newest, each target's last and next, and what is in use.
 
-    What is marked as committed may be older than what a target is being brought to: so `bringing` counts besides.
+    What is marked as committed may be older than what a target has and is brought to: so `in_use` counts besides.
 
     Where the next has a disk that the guest has no more, it may have been begun, but a later one is brought instead.
     """
     if not points:
         return []
-    needed: set[PointId] = {points[-1].id, *bringing}
+    needed: set[PointId] = {points[-1].id, *in_use}
     now = _disks(points[-1])
     for target in targets:
         last = sent.get(target)
@@ -68,13 +68,13 @@ def _disks(point: RecoveryPoint) -> set[tuple[str, str]]:
     return {(m.disk, m.dataset) for m in point.members}
 
 
-def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], bringing: Collection[PointId] = ()) -> Cleanup:
-    """What may go of one guest's snapshots and bookmarks on this node, which owns it. `bringing`: see needed_points."""
+def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collection[PointId] = ()) -> Cleanup:
+    """What may go of one guest's snapshots and bookmarks on this node, which owns it. `in_use`: see needed_points."""
     points = scan.complete_points(vmid)
     if not points:
         return Cleanup(vmid)
     sent = {target: id for anchor in scan.anchors_of(vmid) for target, id in anchor.sent.items()}
-    kept = needed_points(points, sent, targets, bringing)
+    kept = needed_points(points, sent, targets, in_use)
     kept_guids = {m.guid for p in kept for m in p.members}
     recorded = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
     reserve = {m.guid for p in recorded if p.id in set(sent.values()) for m in p.members}
