@@ -59,6 +59,19 @@ lint: env ## ruff, mypy --strict, import rules
 test-unit: env ## planners, parsers, formats
 	$(RUN) pytest tests/unit
 
+.PHONY: test-sim
+test-sim: env ## the simulator: its scenarios, what it is made of, and CI's share of random schedules
+	$(RUN) pytest tests/sim
+	$(MAKE) sim
+
+.PHONY: sim
+sim: env ## thousands of random schedules of faults on virtual time; fails where a fault never met a step
+	$(RUN) python -m tests.sim ci
+
+.PHONY: mutants
+mutants: env ## deliberate bugs, each of which the simulator must catch
+	$(RUN) python -m tests.sim mutants
+
 .PHONY: test-integration
 test-integration: env ## against real services on loopback
 	$(RUN) pytest tests/integration

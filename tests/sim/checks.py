@@ -1,0 +1,284 @@
+"""The invariants of DESIGN §2, as far as the code has them, each a named check; told of every step on any storage.
+
+1. `one owner per epoch`: an owner's record changes only with a higher epoch.
+2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1.
+3. `nothing foreign destroyed`: no snapshot that Holdfast did not make, no newest complete point of a replica, no head.
+4. `a base survives`: what the newest snapshot of a replica can be gone on from stays on the owner; `no full resend`;
+   `no byte twice`: bytes of streams stay within 1.2 x what changed, plus 1 MiB.
+5. `stale epoch`: nothing is recorded under an epoch lower than the storage or, for long, etcd bears.
+6. `true reports`: what an agent reports is there.
+7. `bad input is contained`, `no worker fails`, `no process ends by itself`, `no busy loop`.
+8. `converges`: when faults have stopped, lag falls below the RPO within a bound; `bounded leftovers`.
+"""
+
+from collections import Counter, defaultdict
+
+import orjson
+from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.model.report import GuestReport
+
+from .cluster import KEYS, Cluster
+from .zfs import Audit, Dataset, Mark, Snap, Storage, Stream
+
+MIB = 1 << 20
+
+
+class Checks(Audit):
+    """Watches one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._synced: set[tuple[str, int, str]] = set()
+        """(node, VMID, slot) that have had a whole snapshot."""
+        self._bytes: Counter[tuple[str, int, str, int]] = Counter()
+        self.lossy: Counter[str] = Counter()
+        """Node → power cuts, each of which may lose what was half received."""
+        self.excused: set[tuple[int, str]] = set()
+        """(VMID, check): a fault has made this impossible."""
+        self.owner_changed: dict[int, float] = {}
+        self._complete: dict[tuple[str, int], set[PointId]] = defaultdict(set)
+        cluster.watched_by(self)
+        cluster.on_exit = self._ended
+        self._world.loop.on_spin = lambda: self._violated("no busy loop", "much is done and no time passes")
+        cluster.service.etcd.on_put = self._put
+
+    def excuse(self, vmid: int, *checks: str) -> None:
+        self.excused |= {(vmid, check) for check in checks}
+
+    def _violated(self, check: str, what: str, vmid: int | None = None) -> None:
+        if vmid is None or (vmid, check) not in self.excused:
+            self._world.violated(check, what)
+
+    # --- processes and etcd
+
+    def _ended(self, name: str, error: BaseException | None) -> None:
+        self._violated("no process ends by itself", f"{name} ended: {error!r}")
+
+    def logged(self, name: str, event: dict[str, object]) -> None:
+        """An agent or coordinator has logged something."""
+        if str(event.get("event", "")).startswith("a guest's worker failed"):
+            self._violated("no worker fails", f"{name}, guest {event.get('vmid')}: {event.get('exception')}")
+
+    def _put(self, key: str, value: bytes) -> None:
+        if not key.startswith(KEYS.owners_prefix):
+            return
+        before = self._cluster.service.etcd.get(key)
+        if before is None:
+            return
+        old, new = Owner.model_validate_json(before.value), Owner.model_validate_json(value)
+        if new.epoch <= old.epoch:
+            self._violated("one owner per epoch", f"{key}: {old.node} at {old.epoch}, then {new.node} at {new.epoch}")
+
+    # --- points
+
+    def recorded(self, storage: Storage, vmid: int, point: RecoveryPoint, epoch: int, marked: int) -> None:
+        if marked > epoch:
+            self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, marked {marked}")
+        agent = self._cluster.agents.get(storage.node)
+        owner = agent._view.owner(vmid) if agent else None
+        changed = self.owner_changed.get(vmid, self._world.now)
+        if owner is not None and owner.epoch > epoch and self._world.now - changed > 60:
+            self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
+        self.check_points(storage, vmid)
+
+    def complete(self, storage: Storage, vmid: int) -> list[RecoveryPoint]:
+        """The complete points of a guest on a node, oldest first, computed by this checker itself."""
+        joined: dict[PointId, list[RecoveryPoint]] = defaultdict(list)
+        for (_, owner), anchor in storage.anchors.items():
+            if owner == vmid:
+                for point in anchor.points.values():
+                    joined[point.id].append(point)
+        found = []
+        for id in sorted(joined):
+            members = {m.disk: m for p in joined[id] for m in p.members}
+            there = all(
+                (dataset := storage.datasets.get(m.dataset)) is not None and dataset.by_guid(m.guid) is not None
+                for m in members.values()
+            )
+            if there and set(members) == set(joined[id][0].disks):
+                found.append(joined[id][0].model_copy(update={"members": tuple(members.values())}))
+        return found
+
+    def counters(self, storage: Storage, point: RecoveryPoint) -> dict[str, int]:
+        """Slot → counter, in the order in which the guest writes; disks that it does not write are left out."""
+        guest = self._cluster.guests[int(_vmid(point))]
+        found = {}
+        for slot in guest.disks:
+            member = point.member(slot)
+            snap = storage.datasets[member.dataset].by_guid(member.guid) if member else None
+            if snap is not None:
+                found[slot] = snap.image.counter
+        return found
+
+    def check_points(self, storage: Storage, vmid: int) -> None:
+        spec = self._cluster.specs[vmid]
+        for point in self.complete(storage, vmid):
+            values = list(self.counters(storage, point).values())
+            if spec.spread and point.consistency == "none":
+                continue  # it says itself that it is none
+            if values != sorted(values, reverse=True) or (values and values[-1] < values[0] - 1):
+                self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}")
+
+    # --- storage
+
+    def destroyed(self, storage: Storage, dataset: Dataset, what: Snap | Mark) -> None:
+        vmid = _guest_of(dataset)
+        if isinstance(what, Snap):
+            if what.foreign or PointId.of_snapshot(what.name) is None:
+                self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} on {storage.node}")
+            if dataset.mark and self._newest_before(storage, vmid, what.guid) is not None:
+                self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point")
+        if dataset.mark or (vmid, "a base survives") in self.excused:
+            return
+        for machine in self._world.machines.values():
+            for replica in machine.storage.replicas(vmid):
+                if machine.storage is storage or replica.newest is None or replica.newest.guid != what.guid:
+                    continue
+                if replica.mark != f"{vmid}/{self._slot(vmid, dataset.name)}":
+                    continue
+                snapshot = dataset.by_guid(what.guid) is not None
+                bookmark = any(m.guid == what.guid for m in dataset.marks.values())
+                if not (snapshot or bookmark):
+                    self._violated("a base survives", f"{dataset.name}: {machine.name} has nothing to go on from", vmid)
+                if not snapshot and self._is_target(vmid, machine.name):
+                    self._violated("a base survives", f"{dataset.name}: no snapshot that {machine.name} has", vmid)
+
+    def _newest_before(self, storage: Storage, vmid: int, guid: int) -> RecoveryPoint | None:
+        """The newest recorded point that would be complete but for this snapshot, if there is no newer complete one."""
+        complete = self.complete(storage, vmid)
+        newest = complete[-1].id if complete else PointId(0, 0)
+        for (_, owner), anchor in storage.anchors.items():
+            for point in anchor.points.values():
+                if owner == vmid and point.id > newest and any(m.guid == guid for m in point.members):
+                    others = [m for m in point.members if m.guid != guid]
+                    if all((d := storage.datasets.get(m.dataset)) and d.by_guid(m.guid) for m in others):
+                        return point
+        return None
+
+    def _slot(self, vmid: int, dataset: str) -> str:
+        guest = self._cluster.guests[vmid]
+        return next((s for s, d in {**guest.disks, **guest.still}.items() if d == dataset), "?")
+
+    def _is_target(self, vmid: int, node: str) -> bool:
+        return (vmid, "targets") not in self.excused and node != self._cluster.specs[vmid].node
+
+    def renamed(self, storage: Storage, dataset: Dataset, to: str) -> None:
+        if not dataset.mark:
+            self._violated("nothing foreign destroyed", f"{dataset.name} on {storage.node} is no replica; now {to}")
+
+    # --- streams
+
+    def began(self, storage: Storage, dataset: str, mark: str, stream: Stream) -> None:
+        vmid, _, slot = mark.partition("/")
+        if not stream.base and not stream.offset and (storage.node, int(vmid), slot) in self._synced:
+            self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
+
+    def moved(self, storage: Storage, dataset: str, stream: Stream, count: int) -> None:
+        held = storage.datasets.get(dataset)
+        vmid, _, slot = (held.mark if held else "0/").partition("/")
+        key = (storage.node, int(vmid), slot, stream.guid)
+        self._bytes[key] += count
+        allowed = 1.2 * stream.total + MIB + self.lossy[storage.node] * stream.total
+        if self._bytes[key] > allowed:
+            said = f"{self._bytes[key]} bytes of {stream.total} for {dataset}@{stream.name} on {storage.node}"
+            self._violated("no byte twice", said, int(vmid))
+
+    def received(self, storage: Storage, dataset: Dataset, stream: Stream) -> None:
+        vmid, _, slot = dataset.mark.partition("/")
+        self._synced.add((storage.node, int(vmid), slot))
+
+    # --- when all is quiet
+
+    def unsettled(self) -> list[str]:
+        """What does not hold yet, though faults have stopped; empty: all is well."""
+        found = []
+        for vmid in self._cluster.guests:
+            if (vmid, "converges") in self.excused or self._asks_for_help(vmid):
+                continue
+            for node in self._cluster.nodes:
+                if node != self._cluster.specs[vmid].node:
+                    found += self._lagging(vmid, node)
+            found += self._leftovers(vmid)
+        return found + self._untrue() + self._problems()
+
+    def _asks_for_help(self, vmid: int) -> bool:
+        """Where somebody has destroyed our snapshots, it may take a person; the condition says what to do."""
+        item = self._cluster.service.etcd.get(KEYS.guest_report(self._cluster.specs[vmid].node, vmid))
+        if item is None or (vmid, "a base survives") not in self.excused:
+            return False
+        reasons = {c.reason for c in GuestReport.model_validate_json(item.value).conditions}
+        return "ReplicaHasOtherSnapshots" in reasons
+
+    def _lagging(self, vmid: int, node: str) -> list[str]:
+        guest = self._cluster.guests[vmid]
+        storage = self._world.machines[node].storage
+        points = self.complete(storage, vmid)
+        if not points:
+            return [f"converges: {node} has no complete point of {vmid}"]
+        newest = points[-1]
+        if {m.disk for m in newest.members} != {*guest.disks, *guest.still}:
+            return [f"converges: the newest point of {vmid} on {node} has disks {newest.disks}"]
+        since = guest.stale_since(min(self.counters(storage, newest).values()))
+        lag = self._world.now - since if since is not None else 0.0
+        if lag > self._cluster.rpo:
+            return [f"converges: {vmid} on {node} lags {lag:.0f} s, RPO {self._cluster.rpo:.0f} s"]
+        return []
+
+    def _leftovers(self, vmid: int) -> list[str]:
+        found = []
+        targets = len(self._cluster.nodes) - 1
+        keep = self._cluster.schedule.keep
+        for machine in self._world.machines.values():
+            for dataset in machine.storage.datasets.values():
+                if _guest_of(dataset) != vmid or "/aside/" in dataset.name:
+                    continue
+                ours = sum(not s.foreign for s in dataset.snaps.values())
+                allowed = keep + 3 if dataset.mark else 2 + 2 * targets
+                if ours > allowed:
+                    found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
+                if len(dataset.marks) > 2 + targets:
+                    found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")
+            for (_, owner), anchor in machine.storage.anchors.items():
+                if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets:
+                    found.append(f"bounded leftovers: {len(anchor.points)} points of {vmid} on {machine.name}")
+                if owner == vmid and len(anchor.definitions) > len(anchor.points) + 2:
+                    found.append(f"bounded leftovers: {len(anchor.definitions)} definitions on {machine.name}")
+        return found
+
+    def _untrue(self) -> list[str]:
+        """Reports that say more than there is."""
+        found = []
+        for item in self._cluster.service.etcd.list(f"{KEYS.root}agents/").items:
+            node, _, rest = item.key.removeprefix(f"{KEYS.root}agents/").partition("/")
+            if not rest.startswith("guests/"):
+                continue
+            vmid = int(rest.removeprefix("guests/"))
+            if (vmid, "converges") in self.excused or node != self._cluster.specs[vmid].node:
+                continue
+            for target in GuestReport.model_validate_json(item.value).targets:
+                there = self.complete(self._world.machines[target.node].storage, vmid)
+                newest = there[-1].id if there else PointId(0, 0)
+                if target.last and PointId(target.last.epoch, target.last.sequence) > newest:
+                    found.append(f"true reports: {node} says {target.node} has {target.last} of {vmid}: {newest}")
+        return found
+
+    def _problems(self) -> list[str]:
+        """Bad records are corrected in the end: nobody may still complain of one."""
+        found = []
+        for node in self._cluster.nodes:
+            item = self._cluster.service.etcd.get(KEYS.agent(node))
+            problems = orjson.loads(item.value).get("problems") if item else None
+            if problems:
+                found.append(f"bad input is contained: {node} still reports {problems}")
+        return found
+
+
+def _vmid(point: RecoveryPoint) -> str:
+    return point.members[0].dataset.rpartition("/")[2].split("-")[1]
+
+
+def _guest_of(dataset: Dataset) -> int:
+    parts = dataset.name.rpartition("/")[2].split("-")
+    return next((int(p) for p in parts if p.isdecimal() and len(p) == 3), 0)

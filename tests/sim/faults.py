@@ -1,0 +1,324 @@
+"""Faults: what strikes a cluster, and the tally of which kind struck at which step of the protocol."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+
+from holdfast.coordinator.model.owner import Owner
+
+from .checks import Checks
+from .cluster import KEYS, POOLS, Cluster
+from .loop import Process
+from .schedule import Fault
+
+HORIZON = 110.0
+"""Seconds after which faults that still wait for their step do not strike any more."""
+
+
+class Faults:
+    """Strikes when a schedule's faults fall due."""
+
+    def __init__(self, cluster: Cluster, checks: Checks) -> None:
+        self._cluster = cluster
+        self._world = cluster.world
+        self._checks = checks
+        self._waiting: dict[tuple[str, str], list[Fault]] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self.reached: Counter[tuple[str, str]] = Counter()
+        self.quiet_from = 0.0
+        """True time from which no fault is at work."""
+        self.pending = 0
+        for fault in cluster.schedule.faults:
+            if fault.at is not None:
+                self._world.loop.after(fault.at, self._strike, fault, fault.node)
+                self.quiet_from = max(self.quiet_from, fault.at + fault.seconds)
+            else:
+                self._waiting.setdefault((fault.step, fault.phase), []).append(fault)
+                self.pending += 1
+        self._world.on_step = self._on_step
+
+    def _on_step(self, step: str, phase: str, process: Process) -> None:
+        waiting = self._waiting.get((step, phase))
+        if not waiting:
+            return
+        self._counts[step, phase] += 1
+        if self._world.now > HORIZON:
+            return
+        for fault in [f for f in waiting if f.nth <= self._counts[step, phase]]:
+            waiting.remove(fault)
+            self.pending -= 1
+            self.reached[fault.kind, step] += 1
+            self._world.loop.outside.copy().run(self._strike, fault, process.name)
+
+    @property
+    def over(self) -> bool:
+        """Whether all have struck and passed."""
+        return self._world.now >= self.quiet_from and (not self.pending or self._world.now > HORIZON)
+
+    def _strike(self, fault: Fault, name: str) -> None:
+        self._world.tell("FAULT", fault.kind, at=name, step=fault.step or "-", seconds=fault.seconds)
+        if fault.at is not None:
+            self.reached[fault.kind, ""] += 1
+        self.quiet_from = max(self.quiet_from, self._world.now + fault.seconds)
+        _KINDS[fault.kind](self, fault, name)
+
+    def _later(self, fault: Fault, undo: Callable[..., object], *args: object) -> None:
+        self._world.loop.after(fault.seconds, undo, *args)
+
+    # --- machines
+
+    def _crash(self, fault: Fault, name: str) -> None:
+        self._cluster.kill(name)
+        self._later(fault, self._cluster.start_process, name)
+
+    def _power_cut(self, fault: Fault, name: str) -> None:
+        self._checks.lossy[name] += 1
+        self._cluster.power_off(name)
+        self._later(fault, self._cluster.power_on, name)
+
+    def _stall(self, fault: Fault, name: str) -> None:
+        process = self._cluster.running[name]
+        process.stopped = True
+        self._later(fault, self._world.loop.go_on, process)
+
+    def _clock_jump(self, fault: Fault, name: str) -> None:
+        seconds = (fault.amount - 0.5) * 120
+        self._world.machines[name].jump += seconds
+
+    # --- links
+
+    def _pairs(self, fault: Fault, name: str) -> list[tuple[str, str]]:
+        others = [fault.other] if fault.other and fault.other != name else self._cluster.nodes
+        return [(name, other) for other in others if other != name]
+
+    def _partition(self, fault: Fault, name: str) -> None:
+        for a, b in self._pairs(fault, name):
+            self._cut_link(fault, a, b)
+            self._cut_link(fault, b, a)
+
+    def _one_way(self, fault: Fault, name: str) -> None:
+        for a, b in self._pairs(fault, name):
+            self._cut_link(fault, *((a, b) if fault.amount < 0.5 else (b, a)))
+
+    def _cut_link(self, fault: Fault, a: str, b: str) -> None:
+        self._cluster.network.cut(a, b)
+        self._later(fault, self._cluster.network.heal, a, b)
+
+    def _cut(self, fault: Fault, name: str) -> None:
+        """Reset every connection of the machine: those that carry a stream once it has got so far."""
+        for connection in list(self._cluster.network.connections):
+            if name in (end.machine.name for end in connection.ends):
+                if any(end.subject == "send" for end in connection.ends):
+                    connection.cut_at = fault.amount
+                else:
+                    connection.break_()
+
+    # --- etcd
+
+    def _etcd_cut(self, fault: Fault, name: str) -> None:
+        self._cut_link(fault, name, "etcd")
+        self._cut_link(fault, "etcd", name)
+
+    def _etcd_mute(self, fault: Fault, name: str) -> None:
+        self._cut_link(fault, "etcd", name)
+
+    def _etcd_down(self, fault: Fault, name: str) -> None:
+        service = self._cluster.service
+        service.down = True
+
+        def back() -> None:
+            service.down = False
+            service.watches_broken += 1
+            service.etcd.new_leader()
+
+        self._later(fault, back)
+
+    def _lost_reply(self, fault: Fault, name: str) -> None:
+        self._cluster.service.lose[name] = 1 + int(fault.amount * 3)
+
+    def _compaction(self, fault: Fault, name: str) -> None:
+        """The machine is cut off; when it comes back, what it missed is gone."""
+        self._etcd_cut(fault, name)
+        self._cluster.put_policy()
+        self._cluster.put_policy()
+
+        def compact() -> None:
+            self._cluster.service.etcd.compact(self._cluster.service.etcd.revision)
+            self._cluster.service.watches_broken += 1
+
+        self._world.loop.after(max(0.0, fault.seconds - 0.1), compact)
+
+    def _watch_lag(self, fault: Fault, name: str) -> None:
+        self._cluster.service.lag[name] = 1 + 9 * fault.amount
+        self._later(fault, lambda: self._cluster.service.lag.pop(name, None))
+
+    def _new_leader(self, fault: Fault, name: str) -> None:
+        self._cluster.service.etcd.new_leader()
+        self._cluster.service.watches_broken += 1
+
+    # --- storage
+
+    def _storage(self, fault: Fault, name: str) -> str:
+        """A node with storage: the one that took the step, else the fault's."""
+        return name if name in self._cluster.nodes else fault.node
+
+    def _full(self, fault: Fault, name: str) -> None:
+        for node in self._cluster.nodes:
+            if node != self._cluster.specs[fault.vmid].node:
+                storage = self._world.machines[node].storage
+                storage.full = True
+                self._later(fault, setattr, storage, "full", False)
+
+    def _pool_suspended(self, fault: Fault, name: str) -> None:
+        node = self._storage(fault, name)
+        self._world.machines[node].storage.suspended = True
+        self._later(fault, self._cluster.resume_pool, node)
+
+    def _admin_snapshot(self, fault: Fault, name: str) -> None:
+        """Somebody snapshots the guest's disks by hand, under a name of their own."""
+        guest = self._cluster.guests[fault.vmid]
+        for dataset in guest.disks.values():
+            guest.machine.storage.snapshot_foreign(dataset, f"before-upgrade-{int(self._world.now)}")
+
+    def _impostor(self, fault: Fault, name: str) -> None:
+        """Somebody destroys our newest snapshot and makes one of the same name."""
+        guest = self._cluster.guests[fault.vmid]
+        self._excuse_base(fault.vmid)
+        for dataset in list(guest.disks.values())[:1]:
+            ours = [s for s in guest.machine.storage.datasets[dataset].snaps.values() if not s.foreign]
+            if ours and not ours[-1].busy:
+                guest.machine.storage.destroy_by_admin(dataset, ours[-1].name)
+                guest.machine.storage.snapshot_foreign(dataset, ours[-1].name)
+
+    def _admin_destroy(self, fault: Fault, name: str) -> None:
+        """Somebody releases and destroys our snapshots on the source, with `amount` above 0.8 bookmarks as well."""
+        guest = self._cluster.guests[fault.vmid]
+        self._excuse_base(fault.vmid)
+        for dataset in guest.disks.values():
+            storage = guest.machine.storage
+            for snap in [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]:
+                storage.destroy_by_admin(dataset, snap.name)
+            if fault.amount > 0.8:
+                storage.datasets[dataset].marks.clear()
+                storage._touch(storage.datasets[dataset])
+
+    def _admin_destroy_goal(self, fault: Fault, name: str) -> None:
+        """Somebody destroys the newest of our snapshots on the source."""
+        guest = self._cluster.guests[fault.vmid]
+        self._excuse_base(fault.vmid)
+
+        def destroy() -> None:
+            for dataset in guest.disks.values():
+                storage = guest.machine.storage
+                ours = [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]
+                if ours:
+                    storage.destroy_by_admin(dataset, ours[-1].name)
+
+        self._world.loop.after(1.0, destroy)
+
+    def _excuse_base(self, vmid: int) -> None:
+        self._checks.excuse(vmid, "a base survives", "no full resend", "no byte twice")
+
+    # --- desired state
+
+    def _definition(self, fault: Fault, name: str) -> None:
+        self._cluster.definitions[fault.vmid] += 1
+        self._cluster.put_guest(fault.vmid)
+
+    def _disk_added(self, fault: Fault, name: str) -> None:
+        guest, spec = self._cluster.guests[fault.vmid], self._cluster.specs[fault.vmid]
+        index = len(guest.disks) + len(guest.retired)
+        if index < 5:
+            guest.add_disk(self._cluster.slot(spec, index), f"tank/{self._cluster.volname(spec, index)}")
+            self._cluster.put_guest(fault.vmid)
+
+    def _disk_removed(self, fault: Fault, name: str) -> None:
+        guest = self._cluster.guests[fault.vmid]
+        if len(guest.disks) > 1:
+            guest.remove_disk(next(reversed(guest.disks)))
+            self._cluster.put_guest(fault.vmid)
+
+    def _disk_resized(self, fault: Fault, name: str) -> None:
+        guest = self._cluster.guests[fault.vmid]
+        dataset = guest.machine.storage.datasets[next(iter(guest.disks.values()))]
+        image = dataset.image
+        dataset.image = dataset.durable = type(image)(image.counter, image.written + 4096, image.size + (1 << 20))
+
+    def _policy_changed(self, fault: Fault, name: str) -> None:
+        self._cluster.rpo = self._cluster.schedule.rpo + round(fault.amount * 10)
+        bandwidth = 2_000_000 if fault.amount > 0.7 else None
+        self._cluster.put_policy(rpo=self._cluster.rpo, bandwidth=bandwidth)
+
+    def _policy_deleted(self, fault: Fault, name: str) -> None:
+        for vmid in self._cluster.guests:
+            self._checks.excuse(vmid, "targets")
+        self._cluster.service.etcd.delete(KEYS.desired("policies", "standard"))
+        self._later(fault, self._cluster.put_policy)
+
+    def _bad_record(self, fault: Fault, name: str) -> None:
+        kinds = [("guests", fault.vmid), ("policies", "standard"), ("storage", next(iter(POOLS))), ("nodes", "n2")]
+        folder, key = kinds[int(fault.amount * len(kinds)) % len(kinds)]
+        good = self._cluster.service.etcd.get(KEYS.desired(folder, key))
+        bad = (b"{", b'{"unknown": 1}', b'{"disks": {"../": 1}}')[int(fault.amount * 97) % 3]
+        self._cluster.put(folder, key, bad)
+
+        def correct() -> None:
+            now = self._cluster.service.etcd.get(KEYS.desired(folder, key))
+            if good is not None and now is not None and now.value == bad:
+                self._cluster.put(folder, key, good.value)
+
+        self._later(fault, correct)
+
+    def _maintenance(self, fault: Fault, name: str) -> None:
+        self._cluster.put_node("n2", maintenance=True)
+        self._later(fault, self._cluster.put_node, "n2")
+
+    def _owner_change(self, fault: Fault, name: str) -> None:
+        """As a takeover would: another node owns the guest from now on; the old owner must be refused."""
+        key = KEYS.owner(fault.vmid)
+        item = self._cluster.service.etcd.get(key)
+        if item is None:
+            return
+        owner = Owner.model_validate_json(item.value)
+        other = next(n for n in reversed(self._cluster.nodes) if n != owner.node)
+        since = self._world.wall() + timedelta(0)
+        self._checks.excuse(fault.vmid, "converges", "targets")
+        self._excuse_base(fault.vmid)
+        self._checks.owner_changed[fault.vmid] = self._world.now
+        new = Owner(node=other, epoch=owner.epoch + 1, since=since, by="the simulator")
+        self._cluster.service.etcd.put(key, new.to_json())
+
+
+_KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
+    "crash": Faults._crash,
+    "power_cut": Faults._power_cut,
+    "stall": Faults._stall,
+    "clock_jump": Faults._clock_jump,
+    "partition": Faults._partition,
+    "one_way": Faults._one_way,
+    "cut": Faults._cut,
+    "etcd_cut": Faults._etcd_cut,
+    "etcd_mute": Faults._etcd_mute,
+    "etcd_down": Faults._etcd_down,
+    "lost_reply": Faults._lost_reply,
+    "compaction": Faults._compaction,
+    "watch_lag": Faults._watch_lag,
+    "new_leader": Faults._new_leader,
+    "full": Faults._full,
+    "pool_suspended": Faults._pool_suspended,
+    "admin_snapshot": Faults._admin_snapshot,
+    "admin_destroy": Faults._admin_destroy,
+    "admin_destroy_goal": Faults._admin_destroy_goal,
+    "impostor": Faults._impostor,
+    "definition": Faults._definition,
+    "disk_added": Faults._disk_added,
+    "disk_removed": Faults._disk_removed,
+    "disk_resized": Faults._disk_resized,
+    "policy_changed": Faults._policy_changed,
+    "policy_deleted": Faults._policy_deleted,
+    "bad_record": Faults._bad_record,
+    "maintenance": Faults._maintenance,
+    "owner_change": Faults._owner_change,
+}
+
+KINDS = tuple(_KINDS)

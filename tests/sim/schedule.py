@@ -1,0 +1,173 @@
+"""A schedule: the cluster of one run and the faults that strike it, as data that a seed draws and a file keeps."""
+
+import json
+import random
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Strikes at a moment (`at`, true seconds) or at the `nth` time that a step begins (`before`) or is done (`after`).
+
+    What strikes at a step strikes the machine that takes it; else `node`. `amount` means what its kind makes of it.
+    """
+
+    kind: str
+    at: float | None = None
+    step: str = ""
+    nth: int = 1
+    phase: str = "before"
+    node: str = "n1"
+    other: str = ""
+    """The other machine of a partition; empty: all of them."""
+    vmid: int = 101
+    seconds: float = 10.0
+    amount: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpec:
+    """A guest: `disks` of them are written, one more is still if `still`, the last is on a second pool if `spread`."""
+
+    vmid: int
+    node: str
+    kind: str = "qemu"
+    disks: int = 3
+    still: bool = False
+    spread: bool = False
+    every: float = 2.0
+    count: int = 200_000
+    written: int = 2_000_000
+    """Bytes on each disk at the start."""
+    rests: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One run."""
+
+    seed: int
+    nodes: int = 2
+    coordinators: int = 1
+    rpo: float = 20.0
+    keep: int = 1
+    bandwidth: float = 4e6
+    rates: dict[str, float] = field(default_factory=dict)
+    guests: tuple[GuestSpec, ...] = (GuestSpec(101, "n1"),)
+    faults: tuple[Fault, ...] = ()
+    length: float = 60.0
+    """Seconds that it lasts at least, faults or not."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data: dict[str, Any] = json.loads(text)
+        data["guests"] = tuple(
+            GuestSpec(**{**g, "rests": tuple(map(tuple, g.get("rests", ())))}) for g in data["guests"]
+        )
+        data["faults"] = tuple(Fault(**f) for f in data["faults"])
+        return cls(**data)
+
+
+STEPS = (
+    *("scan", "prepare", "raise_epoch", "take", "hold", "ask_inventory", "ask_send", "send", "receive", "ask_commit"),
+    *("commit", "set_properties", "record_sent", "release", "destroy", "drop_bookmark"),
+    *("ask_abort", "abort_partial", "ask_aside", "set_aside", "report", "decide", "list", "save"),
+)
+"""Of the protocol: where faults strike."""
+
+RARE = ("ask_abort", "abort_partial", "ask_aside", "set_aside", "drop_bookmark", "set_properties")
+"""Steps that happen only where something else has gone before."""
+
+ONCE = ("prepare", "raise_epoch", "list", "save", "decide")
+"""Steps that may happen no more than once."""
+
+
+def draw(seed: int) -> Schedule:
+    """The schedule of a seed."""
+    from .faults import KINDS
+
+    rng = random.Random(seed * 2 + 1)
+    nodes = rng.choice((2, 2, 3))
+    names = [f"n{i + 1}" for i in range(nodes)]
+    rpo = rng.choice((10.0, 16.0, 24.0))
+    bandwidth = rng.choice((1e6, 4e6, 2e7))
+    guests = [_guest(rng, 101, "n1", bandwidth)]
+    if rng.random() < 0.6:
+        guests.append(_guest(rng, 102, rng.choice(names), bandwidth))
+    faults: list[Fault] = []
+    for number in range(rng.choice((1, 2, 2, 3))):
+        kind = rng.choice(KINDS)
+        step = rng.choice(STEPS) if rng.random() < 0.85 else ""
+        if number == 0:  # every kind meets every step in turn
+            kind, step = KINDS[seed % len(KINDS)], STEPS[seed // len(KINDS) % len(STEPS)]
+        if step in RARE:
+            faults += _prelude(rng, step)
+        faults.append(_fault(rng, kind, step, names, guests))
+    rates = {name: rng.choice((0.99, 1.0, 1.01)) for name in (*names, "w1")} if rng.random() < 0.3 else {}
+    return Schedule(
+        seed=seed,
+        nodes=nodes,
+        coordinators=rng.choice((1, 1, 2)),
+        rpo=rpo,
+        keep=rng.choice((1, 1, 3)),
+        bandwidth=bandwidth,
+        rates=rates,
+        guests=tuple(guests),
+        faults=tuple(faults),
+        length=rpo * 3 + 10,
+    )
+
+
+def _guest(rng: random.Random, vmid: int, node: str, bandwidth: float) -> GuestSpec:
+    start = rng.uniform(10, 80)
+    every = rng.choice((0.7, 2.0, 4.0))
+    most = int(min(bandwidth, 2e6) * every / 3 / 4)  # what a quarter of the link can carry
+    return GuestSpec(
+        vmid=vmid,
+        node=node,
+        kind=rng.choice(("qemu", "qemu", "lxc")),
+        disks=rng.choice((2, 3, 3)),
+        still=rng.random() < 0.4,
+        spread=rng.random() < 0.15,
+        every=every,
+        count=min(most, rng.choice((20_000, 200_000))),
+        written=rng.choice((1_000_000, 6_000_000)),
+        rests=((start, start + rng.uniform(20, 60)),) if rng.random() < 0.4 else (),
+    )
+
+
+def _fault(rng: random.Random, kind: str, step: str, names: list[str], guests: list[GuestSpec]) -> Fault:
+    node = rng.choice(names)
+    return Fault(
+        kind=kind,
+        at=None if step else round(rng.uniform(2, 90), 3),
+        step=step,
+        nth=rng.choice((1, 1, 2, 3, 5, 8)) if step not in RARE + ONCE else 1,
+        phase=rng.choice(("before", "after")),
+        node=node,
+        other=rng.choice(("", *[n for n in names if n != node])),
+        vmid=rng.choice(guests).vmid,
+        seconds=round(rng.choice((rng.uniform(0.5, 8), rng.uniform(5, 45))), 3),
+        amount=round(rng.random(), 3),
+    )
+
+
+def _prelude(rng: random.Random, step: str) -> list[Fault]:
+    """What makes a rare step happen."""
+    at = round(rng.uniform(15, 60), 3)
+    match step:
+        case "ask_abort" | "abort_partial":  # half received, then the snapshot goes
+            return [
+                Fault("cut", step="send", nth=rng.randint(3, 9), amount=0.5, node="n1"),
+                Fault("admin_destroy_goal", step="receive", nth=rng.randint(3, 9), phase="before", amount=0.9),
+            ]
+        case "ask_aside" | "set_aside":  # nothing in common any more
+            return [Fault("admin_destroy", at=at, amount=1.0)]
+        case "drop_bookmark":
+            return []
+        case _:
+            return []

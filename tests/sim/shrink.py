@@ -1,0 +1,63 @@
+"""Makes a failing schedule short: drops what is not needed, then shortens times, while the same check still fails."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from .run import run
+from .schedule import Schedule
+
+Fails = Callable[[Schedule], bool]
+
+
+def fails_as(check: str, faulty: frozenset[str] = frozenset()) -> Fails:
+    """Whether a schedule breaks this very check."""
+
+    def fails(schedule: Schedule) -> bool:
+        violation = run(schedule, faulty=faulty).violation
+        return violation is not None and violation.check == check
+
+    return fails
+
+
+def shrink(schedule: Schedule, fails: Fails) -> Schedule:
+    """The smallest schedule that was found to fail likewise."""
+    shorter = True
+    while shorter:
+        shorter = False
+        for candidate in _smaller(schedule):
+            if fails(candidate):
+                schedule, shorter = candidate, True
+                break
+    return schedule
+
+
+def _smaller(schedule: Schedule) -> Iterator[Schedule]:
+    faults = schedule.faults
+    for index in range(len(faults)):
+        yield replace(schedule, faults=faults[:index] + faults[index + 1 :])
+    if len(schedule.guests) > 1:
+        for guest in schedule.guests:
+            yield replace(schedule, guests=tuple(g for g in schedule.guests if g is not guest))
+    if schedule.nodes > 2:
+        yield replace(schedule, nodes=2)
+    if schedule.coordinators > 1:
+        yield replace(schedule, coordinators=1)
+    if schedule.rates:
+        yield replace(schedule, rates={})
+    if schedule.keep > 1:
+        yield replace(schedule, keep=1)
+    for index, guest in enumerate(schedule.guests):
+        plainer = [replace(guest, still=False), replace(guest, spread=False), replace(guest, rests=())]
+        for plain in plainer:
+            if plain != guest:
+                yield replace(schedule, guests=(*schedule.guests[:index], plain, *schedule.guests[index + 1 :]))
+    for index, fault in enumerate(faults):
+        if fault.seconds > 2:
+            half = replace(fault, seconds=round(fault.seconds / 2, 1))
+            yield replace(schedule, faults=(*faults[:index], half, *faults[index + 1 :]))
+        if fault.at is not None and fault.at > 4:
+            sooner = replace(fault, at=round(fault.at / 2, 1))
+            yield replace(schedule, faults=(*faults[:index], sooner, *faults[index + 1 :]))
+        if fault.nth > 1:
+            first = replace(fault, nth=fault.nth - 1)
+            yield replace(schedule, faults=(*faults[:index], first, *faults[index + 1 :]))

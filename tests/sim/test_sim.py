@@ -1,0 +1,109 @@
+"""The simulator itself: its scenarios, that runs replay, that its checks turn red, and what its loop promises."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .ledger import ROOT
+from .loop import Process, VirtualLoop
+from .mutants import every
+from .run import run
+from .scenario import missing, names, play
+from .schedule import Schedule, draw
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", names())
+def test_a_scenario_goes_as_told(name: str) -> None:
+    outcome = play(name)
+    assert outcome.violation is None
+    assert missing(name, outcome) is None, "this line did not come in its turn"
+
+
+def test_a_schedule_survives_its_file() -> None:
+    for seed in range(50):
+        assert Schedule.from_json(draw(seed).to_json()) == draw(seed)
+
+
+@pytest.mark.timeout(120)
+def test_a_seed_gives_the_same_transcript_whatever_the_hashes() -> None:
+    told = []
+    for hashes in ("0", "4711"):
+        argv = [sys.executable, "-m", "tests.sim", "--seed", "2", "--trace"]
+        environment = {**os.environ, "PYTHONHASHSEED": hashes}
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, check=True)
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert len(told[0].splitlines()) > 100
+
+
+@pytest.mark.timeout(120)
+def test_a_storage_that_takes_written_disks_for_idle_is_noticed() -> None:
+    found = (run(draw(seed), faulty=frozenset({"reuse"})).violation for seed in range(300))
+    assert any(violation is not None and violation.check == "no mixture" for violation in found)
+
+
+def test_every_mutant_says_what_should_catch_it() -> None:
+    assert len(every()) >= 8
+    for mutant in every():
+        assert mutant.check
+        assert mutant.why
+        assert mutant.patch or mutant.model
+
+
+def _on_a_loop() -> tuple[VirtualLoop, list[str]]:
+    return VirtualLoop(), []
+
+
+def test_a_killed_process_runs_no_finally() -> None:
+    loop, done = _on_a_loop()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            done.append("finally")
+
+    process = Process("p")
+    loop.start(process, work())
+    loop.run(5)
+    loop.kill(process)
+    loop.run(20)
+    assert done == []
+    loop.discard()
+
+
+def test_a_stopped_process_goes_on_where_it_was() -> None:
+    loop, done = _on_a_loop()
+
+    async def work() -> None:
+        await asyncio.sleep(10)
+        done.append(f"at {loop.now:.0f}")
+
+    process = Process("p")
+    loop.start(process, work())
+    loop.run(5)
+    process.stopped = True
+    loop.run(60)
+    assert done == []
+    loop.go_on(process)
+    loop.run(61)
+    assert done == ["at 60"]
+    loop.close()
+
+
+def test_a_fast_clock_wakes_early() -> None:
+    loop, done = _on_a_loop()
+
+    async def work() -> None:
+        async with asyncio.timeout(1000):
+            await asyncio.sleep(101)
+        done.append(f"at {loop.now:.1f}")
+
+    loop.start(Process("p", rate=1.01), work())
+    loop.run(200)
+    assert done == ["at 100.0"]
+    loop.close()

@@ -1,0 +1,336 @@
+"""The Volumes port: commands that take their time on a node's storage, and streams that move over a connection.
+
+A command is a child process: it goes on while the agent is stopped, and dies with it (PR_SET_PDEATHSIG).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.leftovers import Doomed
+from holdfast.coordinator.planning.observed import Scan
+
+from .loop import Process, current
+from .wire import End
+from .world import Machine, World
+from .zfs import Partial, Stream
+
+T = TypeVar("T")
+
+TIMEOUT = 120.0
+STALL = 30.0
+CHUNKS = 6
+"""Pieces in which a stream moves: a cut may fall anywhere between."""
+
+
+class SimVolumes:
+    """The Volumes port of one agent's process."""
+
+    def __init__(self, world: World, machine: Machine) -> None:
+        self._world = world
+        self._machine = machine
+        self._storage = machine.storage
+
+    async def _command(self, step: str, effect: Callable[[], T]) -> T:
+        world, machine = self._world, self._machine
+        process = current()
+        assert process is not None
+        world.step(step, "before")
+        done: asyncio.Future[T] = world.loop.create_future()
+
+        def apply() -> None:
+            if not process.alive:
+                return
+            if machine.storage.suspended:
+                machine.stuck.append(apply)
+                return
+            if done.done() and world.rng.random() < 0.5:  # killed before it got that far
+                return
+            error: Exception | None = None
+            result: T
+            try:
+                result = effect()
+            except (VolumesError, Refused) as reason:
+                error = reason
+            world.tell(process.name, step, **({"failed": error} if error else {}))
+            world.stepped(step, "after", process)
+
+            def reply() -> None:
+                if done.done():
+                    return
+                if error is not None:
+                    done.set_exception(error)
+                else:
+                    done.set_result(result)
+
+            world.loop.after(world.some(0.002, 0.02), reply)
+
+        def give_up() -> None:
+            if not done.done():
+                done.set_exception(VolumesError(f"zfs {step} did not end within {TIMEOUT:.0f} s"))
+
+        world.loop.after(world.some(0.01, 0.08), apply)
+        if machine.storage.suspended:
+            world.loop.after(TIMEOUT, give_up)
+        return await done
+
+    async def scan(self) -> Scan:
+        at = self._world.wall(self._machine)
+        return await self._command("scan", lambda: self._storage.scan(at))
+
+    async def prepare(self, pool: str, vmid: int) -> None:
+        await self._command("prepare", lambda: self._storage.prepare(pool, vmid))
+
+    async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
+        await self._command("raise_epoch", lambda: self._storage.raise_epoch(pool, vmid, epoch))
+
+    async def take(self, order: TakeOrder) -> RecoveryPoint:
+        return await self._command("take", lambda: self._storage.take(order))
+
+    async def hold(self, snapshots: Sequence[str]) -> None:
+        if snapshots:
+            await self._command("hold", lambda: self._storage.hold(snapshots))
+
+    async def release(self, snapshots: Sequence[str]) -> None:
+        if snapshots:
+            await self._command("release", lambda: self._storage.hold(snapshots, held=False))
+
+    async def record_sent(
+        self, pool: str, vmid: int, epoch: int, target: str, point: PointId, bookmarks: Sequence[tuple[str, str]]
+    ) -> None:
+        await self._command(
+            "record_sent", lambda: self._storage.record_sent(pool, vmid, epoch, target, point, bookmarks)
+        )
+
+    async def destroy(
+        self,
+        pool: str,
+        vmid: int,
+        epoch: int,
+        doomed: Sequence[Doomed],
+        forget: Sequence[PointId],
+        definitions: Sequence[tuple[str, str]],
+    ) -> None:
+        await self._command("destroy", lambda: self._storage.destroy(pool, vmid, epoch, doomed, forget, definitions))
+
+    async def drop_bookmark(self, bookmark: str) -> None:
+        await self._command("drop_bookmark", lambda: self._storage.drop_bookmark(bookmark))
+
+    async def abort_partial(self, dataset: str) -> None:
+        await self._command("abort_partial", lambda: self._storage.abort_partial(dataset))
+
+    async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
+        return await self._command("set_aside", lambda: self._storage.set_aside(dataset, vmid, epoch))
+
+    async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
+        if properties:
+            await self._command("set_properties", lambda: self._storage.set_properties(dataset, properties))
+
+    async def commit(self, order: CommitOrder) -> None:
+        await self._command("commit", lambda: self._storage.commit(order))
+
+    async def send(self, order: SendOrder, channel: Channel) -> None:
+        assert isinstance(channel, End)
+        self._world.step("send", "before")
+        await _run(_Sending(self._world, self._machine, order, channel))
+        self._world.step("send", "after")
+        channel.finish_sending()
+
+    async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
+        assert isinstance(channel, End)
+        self._world.step("receive", "before")
+        await _run(_Receiving(self._world, self._machine, order, channel))
+        self._world.step("receive", "after")
+
+
+async def _run(child: "_Child") -> None:
+    child.process.children[child] = child.died
+    child.begin()
+    try:
+        await child.done
+    finally:
+        child.process.children.pop(child, None)
+        child.died()
+
+
+class _Child:
+    """A `zfs send` or `zfs recv` and the watch over it (`agent.storage.zfs.streams`)."""
+
+    def __init__(self, world: World, machine: Machine, end: End) -> None:
+        process = current()
+        assert process is not None
+        self.process: Process = process
+        self.world = world
+        self.machine = machine
+        self.storage = machine.storage
+        self.end = end
+        self.connection = end.connection
+        self.done: asyncio.Future[None] = world.loop.create_future()
+        self.over = False
+        self._seen = -1
+        world.loop.after(STALL, self._watch)
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def tidy(self) -> None:
+        """Let go of what the child had in use."""
+
+    def died(self) -> None:
+        """Killed, or ended: nothing of it goes on."""
+        if not self.over:
+            self.over = True
+            self.tidy()
+
+    def fail(self, why: str) -> None:
+        if not self.over:
+            self.died()
+            if not self.done.done():
+                self.done.set_exception(VolumesError(why))
+
+    def succeed(self) -> None:
+        if not self.over:
+            self.died()
+            if not self.done.done():
+                self.done.set_result(None)
+
+    def _watch(self) -> None:
+        if self.over:
+            return
+        if self.connection.moved == self._seen:
+            self.connection.break_()
+            self.fail(f"zfs moved nothing for {STALL:.0f} s: is the link or the pool stuck?")
+            return
+        self._seen = self.connection.moved
+        self.world.loop.after(STALL, self._watch)
+
+
+class _Sending(_Child):
+    def __init__(self, world: World, machine: Machine, order: SendOrder, end: End) -> None:
+        super().__init__(world, machine, end)
+        self._order = order
+        self._snap = None
+        self._left = 0
+
+    def begin(self) -> None:
+        self.world.loop.after(self.world.some(0.01, 0.05), self._open)
+
+    def tidy(self) -> None:
+        if self._snap is not None:
+            self._snap.busy = max(0, self._snap.busy - 1)
+
+    def _open(self) -> None:
+        if self.over:
+            return
+        try:
+            stream, snap = self.storage.begin_send(self._order)
+        except VolumesError as error:
+            self.fail(str(error))
+            return
+        snap.busy += 1
+        self._snap = snap
+        self._stream = stream
+        self._left = stream.total - stream.offset
+        self._piece = max(1, -(-self._left // CHUNKS))
+        source = self._order.source if self._order.resume_token is None else self._order.resume_token.partition("|")[0]
+        self.end.post((stream, source))
+        self._next()
+
+    def _next(self) -> None:
+        if self.over:
+            return
+        if self._left == 0:
+            self.succeed()
+            return
+        self._now = min(self._piece, self._left)
+        cut = self.connection.cut_at
+        if cut is not None:
+            until = int(self._stream.total * cut) - (self._stream.total - self._left)
+            self._now = min(self._now, max(1, until))
+        self.world.loop.after(self._now / self.connection.bandwidth + 0.001, self._move)
+
+    def _move(self) -> None:
+        if self.over:
+            return
+        there, here = self.end.peer, self.machine.name
+        if self.connection.broken or self.end.finished or self.end.closed:
+            self.fail(f"zfs send {self._order.source}: warning: cannot send: signal received")
+            return
+        network = self.connection.network
+        stuck = self.storage.suspended or not there.machine.powered or not network.both(here, there.machine.name)
+        if stuck or not self.end.delivered or there.on_wake is None or not there.on_wake(self._now):
+            self.world.loop.after(0.5, self._move)
+            return
+        self._left -= self._now
+        cut = self.connection.cut_at
+        if cut is not None and self._stream.total - self._left >= int(self._stream.total * cut):
+            self.world.tell("wire", "cut", at=f"{cut:.0%}")
+            self.connection.break_()
+        self._next()
+
+
+class _Receiving(_Child):
+    def __init__(self, world: World, machine: Machine, order: ReceiveOrder, end: End) -> None:
+        super().__init__(world, machine, end)
+        self._order = order
+        self._partial: Partial | None = None
+        self._stream: Stream | None = None
+
+    def begin(self) -> None:
+        self.end.on_wake = self._arrive
+        self._arrive()
+
+    def tidy(self) -> None:
+        self.end.on_wake = None
+        if self._partial is not None:
+            self.storage.break_receive(self._order.dataset)
+
+    def _arrive(self, count: int = 0) -> bool:
+        """Something came. False: the pool takes nothing in now."""
+        if self.over or self.storage.suspended:
+            return False
+        if self._stream is None:
+            if self.end.inbox and not self._open():
+                return False
+            if self._stream is None:
+                if self.end.finished or self.connection.broken:
+                    self.fail("zfs recv: failed to read from stream")
+                return False
+        assert self._partial is not None
+        if count:
+            try:
+                self.storage.arrived(self._order.dataset, self._partial, count)
+            except VolumesError as error:
+                self.fail(str(error))
+                return False
+            self.connection.moved += count
+        if self._partial.received >= self._stream.total:
+            self.world.loop.after(self.world.some(0.005, 0.05), self._finish)
+        elif self.end.finished or self.connection.broken:
+            self.fail(f"zfs recv {self._order.dataset}: incomplete stream. Partially received snapshot is saved.")
+        return True
+
+    def _open(self) -> bool:
+        stream, source = self.end.inbox.popleft()
+        try:
+            self._partial = self.storage.begin_receive(self._order, stream, source)
+        except VolumesError as error:
+            self.fail(str(error))
+            return False
+        self._stream = stream
+        how = "resumed" if stream.offset else "incremental" if stream.base else "in full"
+        said = {"dataset": self._order.dataset, "snapshot": stream.name, "how": how, "offset": stream.offset}
+        self.world.tell(self.process.name, "receive", **said, of=stream.total)
+        return True
+
+    def _finish(self) -> None:
+        if self.over or self._partial is None:
+            return
+        if self.storage.suspended:
+            self.world.loop.after(1.0, self._finish)
+            return
+        self.storage.end_receive(self._order.dataset, self._partial)
+        self._partial = None
+        self.succeed()
