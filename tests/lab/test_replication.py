@@ -149,6 +149,7 @@ def test_a_stale_owner_is_refused_by_the_storage_itself(cluster: Cluster, hosts:
     target.run("zfs set holdfast:epoch=1 tank/holdfast/guests/101")
     source.run("zfs set holdfast:epoch=7 tank/holdfast/guests/101")
     source.run("dd if=/dev/urandom of=/dev/zvol/tank/vm-101-disk-0 bs=1M count=1 oflag=direct status=none")
-    cluster.wait_for(
-        lambda: "No point was taken of guest 101" in str(cluster.guest(101)), 90, "nor can it take points itself"
-    )
+    cluster.wait_for(lambda: "marked with epoch 7" in str(cluster.guest(101)), 90, "its own storage refuses it too")
+    newest = cluster.points(source, 101)[-1]
+    time.sleep(25)
+    assert cluster.points(source, 101)[-1] == newest, "it takes no points under the old epoch"
