@@ -92,7 +92,8 @@ def plan_point(
     points = scan.complete_points(protection.vmid)
     latest = points[-1] if points else None
     waiting_on = [a for a in protection.assignments if a.node in waiting]
-    taken = latest.instant if latest else None
+    # A point from the future was dated by a clock that has been set back since: a new one is due at once.
+    taken = latest.instant if latest and latest.instant <= now else None
     due = [d for a in waiting_on if (d := due_after(a, taken, zone, took.get(a.node, 0.0)))]
     outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
     changed = latest is None or bool(outrun) or _changed(protection, latest, scan)
@@ -108,7 +109,8 @@ def plan_point(
         return PointPlan(step)
     if changed:
         return PointPlan(None, min(due + asked_for, default=None))
-    unchanged = max(scan.at - TXG_MARGIN, latest.instant)
+    seen = min(scan.at, now) - TXG_MARGIN
+    unchanged = max(seen, taken or seen)
     later = [d for a in waiting_on if (d := due_after(a, unchanged, zone, took.get(a.node, 0.0)))]
     look = min(later + asked_for, default=None)
     return PointPlan(None, look and max(look, now + LOOK_AGAIN), unchanged)
