@@ -82,7 +82,7 @@ class Faults:
         self._later(fault, self._world.loop.go_on, process)
 
     def _clock_jump(self, fault: Fault, name: str) -> None:
-        seconds = (fault.amount - 0.5) * 120
+        seconds = (fault.amount - 0.5) * 1200
         self._world.machines[name].jump += seconds
 
     # --- links
