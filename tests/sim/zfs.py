@@ -351,21 +351,34 @@ class Storage:
         definitions: Sequence[tuple[str, str]],
     ) -> None:
         data = self._anchor(pool, vmid, epoch)
+        failed = ""
         for each in doomed:
             dataset, snap = self._find(each.snapshot)
             if dataset is None or snap is None:
                 continue
             if snap.guid != each.guid and "guid" not in self.faulty:
                 raise Refused("GuidDiffers", f"{each.snapshot} is not the snapshot that was recorded")
-            if not self._may_go(dataset, snap):
-                raise VolumesError(f"DestroyFailed: {each.snapshot} {BUSY}")
-            self._destroy(dataset, snap)
-        self._forget(data, forget, definitions)
+            if self._may_go(dataset, snap):
+                self._destroy(dataset, snap)
+            else:
+                failed = failed or f"DestroyFailed: {each.snapshot} {BUSY}"
+        self._forget(data, forget, definitions, doomed)
+        if failed:
+            raise VolumesError(failed)
 
-    def _forget(self, data: AnchorData, points: Sequence[PointId], definitions: Sequence[tuple[str, str]]) -> None:
+    def _forget(
+        self,
+        data: AnchorData,
+        points: Sequence[PointId],
+        definitions: Sequence[tuple[str, str]],
+        doomed: Sequence[Doomed],
+    ) -> None:
+        """A record stays until the snapshots of its point have gone; definitions until all have."""
+        left = [each.snapshot for each in doomed if self._find(each.snapshot)[1] is not None]
         for id in points:
-            data.points.pop(id, None)
-        for digest, _ in definitions:
+            if not any(name.endswith(f"@{id.snapshot}") for name in left):
+                data.points.pop(id, None)
+        for digest, _ in definitions if not left else ():
             data.definitions.pop(digest, None)
 
     def _find(self, full: str) -> tuple[Dataset | None, Snap | None]:
@@ -404,16 +417,11 @@ class Storage:
         data.definitions[order.point.definition] = order.definition
         data.epoch = order.epoch
         data.points[order.point.id] = order.point
-        gone = True
         for each in order.destroy:
             dataset, snap = self._find(each.snapshot)
-            if dataset is not None and snap is not None and snap.guid == each.guid:
-                if self._may_go(dataset, snap):
-                    self._destroy(dataset, snap)
-                else:
-                    gone = False
-        if gone:
-            self._forget(data, order.forget, order.forget_definitions)
+            if dataset and snap and snap.guid == each.guid and self._may_go(dataset, snap):
+                self._destroy(dataset, snap)
+        self._forget(data, order.forget, order.forget_definitions, order.destroy)
         self.audit.recorded(self, order.vmid, order.point, order.epoch, marked)
 
     def abort_partial(self, name: str) -> None:
