@@ -104,6 +104,7 @@ def _git(*args: str) -> str:
 
 def counted(seeds: range, jobs: int) -> Tally:
     """Run all seeds, from where an earlier run of this commit stopped, and write the ledger's line."""
+    began_at = commit()  # what is loaded now is what runs, whatever is checked out meanwhile
     progress = Progress(seeds)
     progress.load()
     began = time.monotonic() - progress.seconds
@@ -116,7 +117,7 @@ def counted(seeds: range, jobs: int) -> Tally:
         if part.failures:
             break
     outcome = "no violation" if not tally.failures else f"seed {tally.failures[0][0]}: {tally.failures[0][1]}"
-    said = f"| {datetime.now(UTC):%Y-%m-%d} | {commit()} | sim | {seeds.start}..{progress.next - 1} |"
+    said = f"| {datetime.now(UTC):%Y-%m-%d} | {began_at} | sim | {seeds.start}..{progress.next - 1} |"
     said += f" {outcome} | {progress.seconds:.0f} s |\n"
     if not LEDGER.exists():
         LEDGER.parent.mkdir(parents=True, exist_ok=True)
