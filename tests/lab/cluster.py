@@ -65,8 +65,9 @@ class Cluster:
             self.start_agent(host)
 
     def stop(self) -> None:
-        """Coordinator and agents; etcd's data stay."""
+        """Coordinator, agents and etcd; its data stay."""
         self._coordinator.end()
+        self.lab.etcd.kill9()
         for agent in self.agents.values():
             agent.kill()
 

@@ -20,7 +20,9 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, argv: Sequence[str]) -> None:
-        """Start it, in a session of its own: it outlives this process."""
+        """Start it, in a session of its own: it outlives this process. One that runs is ended first."""
+        if self.pid() is not None:
+            self.end()
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
