@@ -121,8 +121,7 @@ def measure(lab: Lab, shape: str, guests: int) -> bool:
 
 def main() -> int:
     """Exit 1 where a promise is not kept."""
-    os.environ.setdefault("HOLDFAST_LAB_NAME", "bench")
-    lab = Lab()
+    lab = Lab(os.environ.get("HOLDFAST_LAB_NAME", "bench"))
     try:
         lab.up(2)
         kept = [measure(lab, shape, guests) for shape, guests in SHAPES.items()]

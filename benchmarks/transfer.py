@@ -80,8 +80,7 @@ sys.exit(0 if ratio >= 0.9 else 1)
 
 def main() -> int:
     """Exit 1 where the promise is not kept."""
-    os.environ.setdefault("HOLDFAST_LAB_NAME", "bench")
-    lab = Lab()
+    lab = Lab(os.environ.get("HOLDFAST_LAB_NAME", "bench"))
     try:
         lab.up(1)
         host = lab.hosts[0]

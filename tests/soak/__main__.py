@@ -24,12 +24,11 @@ LEDGER = Path(__file__).with_name("LEDGER.md")
 @click.option("--seed", default=1, show_default=True)
 def main(scenario: str, count: int, seed: int) -> None:
     """Throw faults at a cluster in the lab until COUNT have been survived under SEED; stop at the first violation."""
-    os.environ.setdefault("HOLDFAST_LAB_NAME", "soak")
     done = runs_done(LEDGER.read_text(), scenario, seed)
     if done >= count:
         click.echo(f"the ledger has {done} runs of {scenario} with seed {seed} already")
         return
-    lab = Lab()
+    lab = Lab(os.environ.get("HOLDFAST_LAB_NAME", "soak"))
     cluster = Cluster(lab)
     try:
         lab.up(2)
