@@ -93,7 +93,6 @@ def measure(lab: Lab, shape: str, guests: int) -> bool:
     source.run("set -e\n" + "\n".join(f"zfs create -s -V 64M tank/{name}" for name in [*by_hand, *disks]), timeout=600)
     source.run("zfs snapshot " + " ".join(f"tank/{name}@0" for name in by_hand))
     for name in by_hand[:CHANGED]:
-        target.run(f"zfs create -s -V 64M tank/{name}; zfs destroy tank/{name}")
         stream = source.result(f"zfs send -Lec tank/{name}@0", timeout=300).stdout
         target.run(f"zfs recv tank/{name}", stdin=stream)
     cluster = Cluster(lab)
