@@ -181,9 +181,15 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
+# Ends of lines for YAML 1.1 but for \n. PyYAML prints them as they are in plain, single-quoted and block scalars,
+# and reads them there as a space or as \n; in double quotes it escapes them.
+_OTHER_LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
+
+
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     """Several lines as a block: a guest's definition reads as it is."""
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = '"' if _OTHER_LINE_ENDS.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)

@@ -3,7 +3,7 @@ from holdfast.coordinator.cli import documents
 from holdfast.coordinator.cli.documents import Document, Unreadable
 from holdfast.coordinator.cli.kinds import BY_NAME
 from holdfast.coordinator.planning.desired import parse
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from orjson import dumps
 
@@ -112,6 +112,8 @@ def test_no_text_raises(text: str) -> None:
     definition=st.text(st.characters(exclude_categories=["Cs"])),
     tags=st.lists(st.sampled_from(["on", "1", "null", "a.b", "22_30"])),
 )
+@example(name="a\x85b", definition="\x85", tags=[])
+@example(name="\u2028", definition="a\n\u2029b\r", tags=[])
 def test_what_is_printed_as_yaml_is_read_back_the_same(name: str, definition: str, tags: list[str]) -> None:
     guest = parse("guests", "101", {"type": "lxc", "name": name, "definition": definition, "tags": tags})
     [found] = read(documents.dump([(BY_NAME["Guest"], "101", guest.sparse())]))
