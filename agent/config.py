@@ -19,7 +19,7 @@ class AgentSettings(EtcdSettings):
     transfer_port: Port = TRANSFER_PORT
     api_port: Port = API_PORT
     transfers: Annotated[int, Field(ge=1, le=64)] = 4
-    """How many targets are sent to at once."""
+    """How many disks are sent at once."""
     state: Path = Path("/var/lib/holdfast")
     mirror: Path | None = None
     """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""

@@ -8,7 +8,8 @@ from datetime import datetime
 import structlog
 from holdfast.agent.context import Context
 from holdfast.agent.ports import Refused, TakeOrder, VolumesError
-from holdfast.agent.target import SESSION, TargetWorker
+from holdfast.agent.scanner import SESSION
+from holdfast.agent.target import TargetWorker
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
@@ -104,14 +105,10 @@ class GuestWorker:
     async def _round(self, protection: Protection) -> None:
         conditions = list(protection.conditions)
         try:
-            plan = await self._plan(protection) if protection.assignments else PointPlan(None)
-            conditions += plan.conditions
-            self.state.due = self._context.later(RETRY) if plan.conditions else plan.due
             if protection.assignments:
-                self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
-                if plan.step is not None and self._may_act():
-                    await self._take(plan.step, protection)
-            conditions += self._stuck
+                conditions += await self._protect(protection)
+            else:
+                self.state.due = None
         except (VolumesError, Refused) as error:
             reason = error.reason if isinstance(error, Refused) else "StorageFailed"
             self._log.warning("no point taken", reason=reason, error=str(error))
@@ -123,6 +120,23 @@ class GuestWorker:
                 self._log.info("condition", reason=condition.reason, message=condition.message)
         self.state.conditions = tuple(conditions)
 
+    async def _protect(self, protection: Protection) -> tuple[Condition, ...]:
+        """Take a point if one is due. What it supersedes is let go of while the targets bring it over."""
+        plan, scan = await self._plan(protection)
+        self.state.due = self._context.later(RETRY) if plan.conditions else plan.due
+        self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
+        if scan is not None and self._may_act():
+            failed = None
+            if plan.step is not None:
+                try:
+                    scan = await self._take(plan.step, protection, scan)
+                except VolumesError as error:  # letting go of something may be what helps: the pool may be full
+                    failed = error
+            await self._tidy(scan)
+            if failed is not None:
+                raise failed
+        return plan.conditions + self._stuck
+
     def _may_act(self) -> bool:
         return self._context.view.desired.mode(self.vmid) is not Mode.OBSERVE
 
@@ -133,22 +147,24 @@ class GuestWorker:
             return PointPlan(None, conditions=protection.conditions if protection else ())
         return self._decide(protection, await self._context.scanner.look(self.vmid))
 
-    async def _plan(self, protection: Protection) -> PointPlan:
+    async def _plan(self, protection: Protection) -> tuple[PointPlan, Scan | None]:
         """Woken by a target, what was last seen will do; a point that is due is decided on a fresh look."""
         now = self._context.host.now()
         if self.state.due is None or self.state.due > now:
             plan = self._decide(protection, await self._context.scanner.look(self.vmid, SESSION))
             if plan.step is None and not plan.conditions and (plan.due is None or plan.due > now):
-                return plan
+                return plan, None
         scan = await self._context.scanner.look(self.vmid)
-        if not self._may_act():
-            return self._decide(protection, scan)
+        return self._decide(protection, scan), scan
+
+    async def _tidy(self, scan: Scan) -> None:
+        """Clean up; what cannot be let go must not keep new points from being taken."""
+        self._stuck = ()
         try:
-            return self._decide(protection, await self._clean_up(scan))
-        except VolumesError as error:  # what cannot be let go must not keep new points from being taken
+            await self._clean_up(scan)
+        except VolumesError as error:
             self._context.scanner.changed(self.vmid)
             self._stuck = (self._not_cleaned(error),)
-            return self._decide(protection, scan)
 
     def _not_cleaned(self, error: VolumesError) -> Condition:
         return Condition(
@@ -165,8 +181,8 @@ class GuestWorker:
         took = {name: target.took for name, target in self.state.targets.items()}
         return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, latest, committed, took)
 
-    async def _take(self, step: TakePoint, protection: Protection) -> None:
-        scan = await self._context.scanner.look(self.vmid)
+    async def _take(self, step: TakePoint, protection: Protection, scan: Scan) -> Scan:
+        """Returns what a scan would show then. The snapshots are held by the clean-up that follows."""
         pools = sorted({pool_of(dataset) for _, _, dataset in step.disks})
         for pool in pools:
             if (pool, self.vmid) not in scan.anchors:
@@ -176,25 +192,25 @@ class GuestWorker:
         for order in orders:
             point = await self._context.volumes.take(order)
             scan = scan.with_point(order.pool, self.vmid, point, order.definition)
-            await self._context.volumes.hold([m.full_name for m in point.members if m.snapshot == step.point.snapshot])
         self._context.scanner.amend(self.vmid, scan)
         self.state.unchanged_at = None
         self._log.info("point taken", point=str(step.point))
         for target in self.state.targets.values():
             target.wake()
+        return scan
 
-    async def _clean_up(self, scan: Scan) -> Scan:
-        """Hold what is needed, let go of what is not; returns what a scan would show then."""
+    async def _clean_up(self, scan: Scan) -> None:
+        """Hold what is needed, let go of what is not."""
         targets = self.state.targets
         # a target's worker is ahead of what the look shows as committed
         in_use = {point.id for t in targets.values() for point in (t.last, t.plan.goal) if point is not None}
         cleanup = plan_cleanup(self.vmid, scan, list(targets), in_use)
-        self._stuck = ()
         if not cleanup:
-            return scan
+            return
         volumes, pools = self._context.volumes, sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)})
-        scan = cleaned(scan, cleanup)
-        self._context.scanner.amend(self.vmid, scan)  # from now on no target chooses what is about to go
+        self._context.scanner.amend(
+            self.vmid, cleaned(scan, cleanup)
+        )  # from now on no target chooses what is about to go
         await volumes.hold(cleanup.hold)
         if cleanup.release or cleanup.destroy or cleanup.forget:
             await volumes.release(cleanup.release)
@@ -204,7 +220,6 @@ class GuestWorker:
         for bookmark in cleanup.drop_bookmarks:
             await volumes.drop_bookmark(bookmark)
         self._log.debug("cleaned up", **_counts(cleanup))
-        return scan
 
 
 def _counts(cleanup: Cleanup) -> dict[str, int]:

@@ -8,6 +8,8 @@ from holdfast.coordinator.planning.observed import Scan
 
 RECENT = 2.0
 """Seconds for which a scan may serve again, for guests of which nothing was changed since it began."""
+SESSION = 15.0
+"""Seconds for which a scan serves what zfs checks again: streams by their GUIDs, changes under an epoch."""
 
 
 class Scanner:

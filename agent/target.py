@@ -1,12 +1,14 @@
 """Brings one guest's points to one target, and keeps at it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 from holdfast.agent.context import Context
 from holdfast.agent.ports import Refused, VolumesError, WireError
+from holdfast.agent.scanner import SESSION
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.node import Node
@@ -16,12 +18,10 @@ from holdfast.coordinator.planning.admission import Claim
 from holdfast.coordinator.planning.assignment import Assignment
 from holdfast.coordinator.planning.observed import Scan
 from holdfast.coordinator.planning.protection import Inventory, TargetPlan, TargetVolume, deadline, plan_target
-from holdfast.coordinator.planning.steps import AbortPartial, Commit, SendDisk, SetAside, Step, TakePoint
+from holdfast.coordinator.planning.steps import AbortPartial, DiskStep, SendDisk, SetAside
 
 log = structlog.get_logger()
 
-SESSION = 15.0
-"""Seconds for which what was seen of the guest's own volumes serves: the target checks every GUID again."""
 BACK_OFF = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Seconds between tries at a target that cannot be reached or refuses; the last repeats."""
 
@@ -119,15 +119,39 @@ class TargetWorker:
             return True
         if self.plan.goal is None or self._context.view.desired.mode(self._vmid) is Mode.OBSERVE:
             return False
-        async with self._context.slots.hold(deadline(assignment, self._inventory.last, self._context.host.zone)):
-            for step in self.plan.steps:
-                await self._carry_out(step, self.plan.goal, assignment, node, scan)
+        due = deadline(assignment, self._inventory.last, self._context.host.zone)
+        disks = self.plan.disks
+        if assignment.bandwidth is not None:  # it bounds the guest, and the kernel paces each stream by itself
+            disks = [[step for steps in disks for step in steps]]
+        await self._bring(disks, due, assignment, node, scan)
+        self._log.info("step", step=str(self.plan.steps[-1]))
+        await self._commit(self.plan.goal, assignment, node, scan)
         return True
+
+    async def _bring(
+        self, disks: Sequence[Sequence[DiskStep]], due: datetime, assignment: Assignment, node: Node, scan: Scan
+    ) -> None:
+        """The disks side by side, each one's steps in turn. One that fails lets the others go on."""
+        failed: list[WireError | VolumesError | Refused] = []
+
+        async def bring(steps: Sequence[DiskStep]) -> None:
+            try:
+                async with self._context.slots.hold(due):
+                    for step in steps:
+                        await self._carry_out(step, assignment, node, scan)
+            except (WireError, VolumesError, Refused) as error:
+                failed.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            for steps in disks:
+                group.create_task(bring(steps))
+        if failed:
+            raise failed[0]
 
     def _claim(self) -> Claim:
         return Claim(self._context.me, self._vmid, self._owner.epoch, self._context.view.generation or 1)
 
-    async def _carry_out(self, step: Step, goal: RecoveryPoint, assignment: Assignment, node: Node, scan: Scan) -> None:
+    async def _carry_out(self, step: DiskStep, assignment: Assignment, node: Node, scan: Scan) -> None:
         self._log.info("step", step=str(step))
         sender, claim = self._context.sender, self._claim()
         match step:
@@ -137,12 +161,11 @@ class TargetWorker:
                 await sender.abort_partial(node, claim, step.disk.target_dataset)
             case SetAside():
                 await sender.set_aside(node, claim, step.disk.target_dataset)
-            case Commit():
-                definition = _definition(scan, self._vmid, goal)
-                await sender.commit(node, claim, assignment, goal, definition, scan.volumes)
-                await self._committed(goal, assignment, scan)
-            case TakePoint():
-                raise AssertionError("points are taken by the guest's worker")
+
+    async def _commit(self, goal: RecoveryPoint, assignment: Assignment, node: Node, scan: Scan) -> None:
+        definition = _definition(scan, self._vmid, goal)
+        await self._context.sender.commit(node, self._claim(), assignment, goal, definition, scan.volumes)
+        await self._committed(goal, assignment, scan)
 
     async def _committed(self, goal: RecoveryPoint, assignment: Assignment, scan: Scan) -> None:
         assert self._inventory is not None

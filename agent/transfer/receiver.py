@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 from holdfast.agent.ports import Channel, CommitOrder, Host, ReceiveOrder, Refused, Volumes, VolumesError, WireError
-from holdfast.agent.scanner import RECENT, Scanner
+from holdfast.agent.scanner import RECENT, SESSION, Scanner
 from holdfast.agent.transfer.convert import inventory_message
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import RecoveryPoint
@@ -23,9 +23,6 @@ from holdfast.proto import transfer_pb2 as wire
 from pydantic import ValidationError
 
 log = structlog.get_logger()
-
-SESSION = 15.0
-"""Seconds for which one scan serves the sends and the commit of a point: what they rely on is checked again by zfs."""
 
 
 class Known(Protocol):

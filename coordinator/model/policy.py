@@ -65,7 +65,7 @@ class Target(Record):
     storages: dict[StoreId, StoreId] = Field(default_factory=dict)
     """The guest's storage → the target's; unmapped ones keep their name."""
     bandwidth: Bandwidth | None = None
-    """Bytes per second at most."""
+    """Bytes per second at most for a guest; its disks are then sent one after another."""
     keep: Keep = Keep(last=1)
     """Which recovery points to keep there, besides the newest, which always stays."""
 

@@ -149,7 +149,7 @@ class Scan:
             if volume is not None and volume.snapshot(member.guid) is None:
                 made = [s.createtxg for s in volume.snapshots] + [b.createtxg for b in volume.bookmarks]
                 newest = max(made, default=0)
-                taken = Snapshot(member.snapshot, member.guid, newest + 1, volume.written, 0, holds=1)
+                taken = Snapshot(member.snapshot, member.guid, newest + 1, volume.written, 0, holds=0)
                 volumes[member.dataset] = replace(volume, snapshots=(*volume.snapshots, taken), written=0)
         before = self.anchors.get((pool, vmid)) or Anchor(pool, vmid, point.epoch)
         after = replace(

@@ -12,7 +12,7 @@ from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
 from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume
-from holdfast.coordinator.planning.steps import AbortPartial, Commit, SendDisk, SetAside, Step, TakePoint
+from holdfast.coordinator.planning.steps import AbortPartial, Commit, DiskStep, SendDisk, SetAside, Step, TakePoint
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
 TXG_MARGIN = timedelta(seconds=10)
@@ -197,6 +197,15 @@ class TargetPlan:
     goal: RecoveryPoint | None
     steps: tuple[Step, ...]
     conditions: tuple[Condition, ...] = ()
+
+    @property
+    def disks(self) -> list[list[DiskStep]]:
+        """The steps of each disk in their order. Disks may be brought side by side; the commit comes after all."""
+        found: dict[str, list[DiskStep]] = {}
+        for step in self.steps:
+            if isinstance(step, DiskStep):
+                found.setdefault(step.disk.disk, []).append(step)
+        return list(found.values())
 
 
 def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inventory) -> TargetPlan:

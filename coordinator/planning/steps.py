@@ -88,4 +88,5 @@ class Commit:
         return f"commit point {self.point} of guest {self.vmid} on {self.target}"
 
 
-Step = TakePoint | SendDisk | AbortPartial | SetAside | Commit
+DiskStep = SendDisk | AbortPartial | SetAside
+Step = TakePoint | DiskStep | Commit

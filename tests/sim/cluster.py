@@ -33,8 +33,8 @@ RESTART = 2.0
 
 
 @functools.cache
-def _agent_settings(node: str) -> AgentSettings:
-    return AgentSettings(node=node)
+def _agent_settings(node: str, transfers: int) -> AgentSettings:
+    return AgentSettings(node=node, transfers=transfers)
 
 
 @functools.cache
@@ -174,7 +174,9 @@ class Cluster:
             )
         else:
             volumes, wire = SimVolumes(self.world, machine), SimWire(self.network, machine, self.world.machines)
-            self.agents[name] = agent = Agent(_agent_settings(name), store, volumes, wire, host)
+            self.agents[name] = agent = Agent(
+                _agent_settings(name, self.schedule.transfers), store, volumes, wire, host
+            )
             made = agent.run()
         self.world.tell(name, "started")
         self.running[name] = self.world.spawn(machine, name, self._watched(name, made))

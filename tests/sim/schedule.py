@@ -53,6 +53,8 @@ class Schedule:
     rpo: float = 20.0
     keep: int = 1
     bandwidth: float = 4e6
+    transfers: int = 4
+    """Of an agent at once."""
     rates: dict[str, float] = field(default_factory=dict)
     guests: tuple[GuestSpec, ...] = (GuestSpec(101, "n1"),)
     faults: tuple[Fault, ...] = ()
@@ -119,6 +121,7 @@ def draw(seed: int) -> Schedule:
         guests=tuple(guests),
         faults=tuple(faults),
         length=rpo * 3 + 10,
+        transfers=rng.choice((1, 1, 4)),
     )
 
 

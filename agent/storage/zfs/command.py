@@ -15,12 +15,13 @@ TIMEOUT = 120.0
 _BOUND_TO_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
-async def run(*args: str) -> bytes:
+async def run(*args: str, stdin: bytes | None = None) -> bytes:
     """Run `zfs ARGS` and return what it printed. Raises VolumesError with its words if it fails or hangs."""
-    process = await start(*args, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE)
+    source = asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE
+    process = await start(*args, stdin=source, stdout=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(TIMEOUT):
-            out, err = await process.communicate()
+            out, err = await process.communicate(stdin)
     except TimeoutError:
         raise VolumesError(
             f"zfs {args[0]} did not end within {TIMEOUT:.0f} s; is the pool suspended? Look at zpool status."

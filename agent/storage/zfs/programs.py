@@ -6,6 +6,7 @@ the transaction that makes the change.
 
 import errno
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import resources
 
 import orjson
@@ -21,14 +22,18 @@ MEMORY = 64 * 1024 * 1024
 async def call(pool: str, program: str, orders: Sequence[list[str]]) -> list[str | Exception]:
     """Run a program over several guests' orders; the outcome of each is what it returned, Refused or VolumesError."""
     argv = [arg for order in orders for arg in order]
-    with resources.as_file(_FOLDER / f"{program}.lua") as script:
-        out = await run("program", "-j", "-m", str(MEMORY), "--", pool, str(script), *argv)
+    out = await run("program", "-j", "-m", str(MEMORY), "--", pool, "-", *argv, stdin=_script(program))
     answers = orjson.loads(out).get("return", {})
     if isinstance(answers, dict):  # a Lua table comes as an object: its keys are "1", "2", …
         answers = [answers[str(n)] for n in range(1, len(answers) + 1)]
     if len(answers) != len(orders):
         raise VolumesError(f"zfs program {program} on {pool} answered {len(answers)} of {len(orders)}: {out[:200]!r}")
     return [_outcome(str(answer)) for answer in answers]
+
+
+@cache
+def _script(program: str) -> bytes:
+    return b"\n".join((_FOLDER / f"{name}.lua").read_bytes() for name in ("common", program))
 
 
 def _outcome(answer: str) -> str | Exception:

@@ -6,39 +6,20 @@
 --     and the head of the member's JSON;
 --   count, then property and value of each piece of the definition.
 -- A member's JSON ends with the snapshot that was taken and its GUID; a record ends with "]}".
-args = ...
-argv = args["argv"]
-at = 0
-
-function take_arg()
-    at = at + 1
-    return argv[at]
-end
-
-function property(dataset, name)
-    value = zfs.get_prop(dataset, name)
-    return value
-end
-
 function read_guest()
     local guest = { anchor = take_arg(), epoch = tonumber(take_arg()), snapshot = take_arg(), key = take_arg(),
-                    head = take_arg(), volumes = {}, pieces = {} }
+                    head = take_arg(), volumes = {} }
     for n = 1, tonumber(take_arg()) do
         guest.volumes[n] = { dataset = take_arg(), reuse = take_arg(), reuse_guid = take_arg(), head = take_arg() }
     end
-    for n = 1, tonumber(take_arg()) do
-        guest.pieces[n] = { name = take_arg(), value = take_arg() }
-    end
+    guest.pieces = take_pairs()
     return guest
 end
 
 function obstacle(guest)
-    if not zfs.exists(guest.anchor) then
-        return "AnchorMissing " .. guest.anchor
-    end
-    local epoch = tonumber(property(guest.anchor, "holdfast:epoch") or "0")
-    if epoch > guest.epoch then
-        return "EpochRefused " .. epoch
+    local why = refusal(guest.anchor, guest.epoch)
+    if why then
+        return why
     end
     for _, volume in ipairs(guest.volumes) do
         if not zfs.exists(volume.dataset) then
@@ -59,8 +40,7 @@ function member(guest, volume)
     local name, guid = guest.snapshot, property(taken, "guid")
     if volume.reuse ~= "" then
         local before = volume.dataset .. "@" .. volume.reuse
-        if zfs.exists(before) and string.format("%d", property(before, "guid")) == volume.reuse_guid
-            and property(volume.dataset, "written@" .. volume.reuse) == 0 then
+        if has_guid(before, volume.reuse_guid) and property(volume.dataset, "written@" .. volume.reuse) == 0 then
             if zfs.sync.destroy(taken) == 0 then
                 name, guid = volume.reuse, property(before, "guid")
             end
@@ -69,7 +49,8 @@ function member(guest, volume)
     return volume.head .. '"snapshot":"' .. name .. '","guid":' .. string.format("%d", guid) .. "}"
 end
 
-function take(guest)
+function take()
+    local guest = read_guest()
     local why = obstacle(guest)
     if why then
         return why
@@ -85,7 +66,7 @@ function take(guest)
         members = members .. (n > 1 and "," or "") .. member(guest, volume)
     end
     for _, piece in ipairs(guest.pieces) do
-        zfs.sync.set_prop(guest.anchor, piece.name, piece.value)
+        zfs.sync.set_prop(guest.anchor, piece[1], piece[2])
     end
     zfs.sync.set_prop(guest.anchor, "holdfast:epoch", string.format("%d", guest.epoch))
     local record = guest.head .. members .. "]}"
@@ -96,8 +77,4 @@ function take(guest)
     return "ok " .. record
 end
 
-answers = {}
-while at < #argv do
-    answers[#answers + 1] = take(read_guest())
-end
-return answers
+return each(take)
