@@ -60,20 +60,22 @@ class Inventory(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., points: _Optional[_Iterable[bytes]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ...) -> None: ...
 
 class Volume(_message.Message):
-    __slots__ = ("dataset", "ours", "guids", "written", "resume_token", "resume_guid")
+    __slots__ = ("dataset", "ours", "guids", "written", "resume_token", "resume_guid", "resume_base")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     OURS_FIELD_NUMBER: _ClassVar[int]
     GUIDS_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     RESUME_GUID_FIELD_NUMBER: _ClassVar[int]
+    RESUME_BASE_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     ours: bool
     guids: _containers.RepeatedScalarFieldContainer[int]
     written: int
     resume_token: str
     resume_guid: int
-    def __init__(self, dataset: _Optional[str] = ..., ours: bool = ..., guids: _Optional[_Iterable[int]] = ..., written: _Optional[int] = ..., resume_token: _Optional[str] = ..., resume_guid: _Optional[int] = ...) -> None: ...
+    resume_base: int
+    def __init__(self, dataset: _Optional[str] = ..., ours: bool = ..., guids: _Optional[_Iterable[int]] = ..., written: _Optional[int] = ..., resume_token: _Optional[str] = ..., resume_guid: _Optional[int] = ..., resume_base: _Optional[int] = ...) -> None: ...
 
 class SendRequest(_message.Message):
     __slots__ = ("disk", "dataset", "snapshot", "guid", "base_guid", "resume", "kind")

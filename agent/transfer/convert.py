@@ -26,6 +26,7 @@ def inventory_message(scan: Scan, vmid: int, datasets: list[str]) -> wire.Invent
                 written=volume.written if volume.snapshots else 0,
                 resume_token=volume.resume_token or "",
                 resume_guid=volume.resume_guid or 0,
+                resume_base=volume.resume_base or 0,
             )
         )
     return found
@@ -48,6 +49,7 @@ def inventory(message: wire.Inventory) -> Inventory:
                 written=v.written,
                 resume_token=v.resume_token or None,
                 resume_guid=v.resume_guid or None,
+                resume_base=v.resume_base or None,
             )
             for v in message.volumes
         },

@@ -18,7 +18,7 @@ from holdfast.coordinator.model.point import RecoveryPoint
 from holdfast.coordinator.planning.admission import Claim, admit, allowed_datasets
 from holdfast.coordinator.planning.assignment import Assignment
 from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Scan, pool_of
-from holdfast.coordinator.planning.superseded import NOTHING, superseded
+from holdfast.coordinator.planning.superseded import NOTHING, Superseded, superseded
 from holdfast.proto import transfer_pb2 as wire
 from pydantic import ValidationError
 
@@ -172,21 +172,20 @@ class Receiver:
         goes = superseded(assignment, scan, point, self._host.zone) if assignment else NOTHING
         for dataset, wanted in ask.properties.items():
             await self._set_properties(dataset, dict(wanted.local), scan)
-        for pool in sorted({pool_of(m.dataset) for m in point.members}):
+        pools = sorted({pool_of(m.dataset) for m in point.members})
+        others = {anchor.pool for anchor in scan.anchors_of(claim.vmid)} - {*pools}
+        at_once = goes if len(pools) == 1 and not others else NOTHING
+        for pool in pools:
             await self._anchor(claim, pool, scan)
-            order = CommitOrder(
-                claim.vmid,
-                pool,
-                claim.epoch,
-                point,
-                ask.definition,
-                tuple(d for d in goes.destroy if pool_of(d.snapshot) == pool),
-                goes.forget,
-                goes.definitions,
+            await self._volumes.commit(
+                CommitOrder(
+                    *(claim.vmid, pool, claim.epoch, point, ask.definition),
+                    *(at_once.destroy, at_once.forget, at_once.definitions),
+                )
             )
-            await self._volumes.commit(order)
             scan = scan.with_point(pool, claim.vmid, point, ask.definition)
-        if all(m.dataset in scan.volumes for m in point.members):
+        gone = at_once is goes or await self._let_go(claim, goes, sorted({*pools, *others}))
+        if gone and all(m.dataset in scan.volumes for m in point.members):
             self._scanner.amend(claim.vmid, scan.without(claim.vmid, {d.guid for d in goes.destroy}, goes.forget))
         else:
             self._scanner.changed(claim.vmid)
@@ -195,6 +194,18 @@ class Receiver:
         self._on_commit()
         for dataset in goes.aside:
             await self._set_aside(claim, dataset)
+
+    async def _let_go(self, claim: Claim, goes: Superseded, pools: list[str]) -> bool:
+        """On several pools a point is superseded only once its successor is recorded on all of them."""
+        gone = True
+        for pool in pools:
+            doomed = [d for d in goes.destroy if pool_of(d.snapshot) == pool]
+            try:
+                await self._volumes.destroy(pool, claim.vmid, claim.epoch, doomed, goes.forget, goes.definitions)
+            except (VolumesError, Refused) as error:  # it is tried again at the next commit
+                log.warning("not let go", vmid=claim.vmid, pool=pool, error=str(error))
+                gone = False
+        return gone
 
     async def _set_properties(self, dataset: str, wanted: dict[str, str], scan: Scan) -> None:
         volume = scan.volumes.get(dataset)

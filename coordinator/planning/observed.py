@@ -64,6 +64,8 @@ class Volume:
     """Native properties that are set locally and belong to the content of a container's volume."""
     snapshots: tuple[Snapshot, ...] = ()
     bookmarks: tuple[Bookmark, ...] = ()
+    resume_base: int | None = None
+    """GUID of the snapshot from which it was bringing it; None: in full."""
 
     @property
     def newest(self) -> Snapshot | None:

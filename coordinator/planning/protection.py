@@ -36,6 +36,8 @@ class TargetVolume:
     resume_token: str | None
     resume_guid: int | None
     """GUID of the snapshot that a partial receive was bringing."""
+    resume_base: int | None = None
+    """GUID of what it was bringing it from; None: in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,7 @@ def _bring(
         )
     steps: list[Step] = []
     if there.resume_token is not None:
-        if there.resume_guid == to.guid:
+        if there.resume_guid == to.guid and (not there.resume_base or _base_name(volume, there.resume_base)):
             return [send(None, there.resume_token)]
         steps.append(AbortPartial(assignment.vmid, assignment.node, disk))
         if not there.guids:

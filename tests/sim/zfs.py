@@ -135,6 +135,7 @@ class Dataset:
                 encrypted=False,
                 resume_token=self.partial.token if self.partial and self.partial.received else None,
                 resume_guid=self.partial.stream.guid if self.partial and self.partial.received else None,
+                resume_base=(self.partial.stream.base or None) if self.partial and self.partial.received else None,
                 marks={"replica": self.mark} if self.mark else {},
                 properties=dict(self.properties),
                 snapshots=tuple(shown),

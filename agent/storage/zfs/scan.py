@@ -12,7 +12,7 @@ from datetime import datetime
 
 from holdfast.agent.storage.zfs import names
 from holdfast.agent.storage.zfs.definition import join
-from holdfast.agent.storage.zfs.token import to_guid
+from holdfast.agent.storage.zfs.token import guids
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Anchor, Bookmark, Scan, Snapshot, Volume
 from pydantic import ValidationError
@@ -85,6 +85,7 @@ def _volume(name: str, gathered: _Gathered, properties: Mapping[str, str]) -> Vo
     row = gathered.row
     size = _number(row["volsize"]) or _number(row["refquota"]) or _number(row["referenced"])
     token = row["receive_resume_token"]
+    resume_guid, resume_base = guids(token)
     return Volume(
         dataset=name,
         kind=row["type"],
@@ -95,7 +96,8 @@ def _volume(name: str, gathered: _Gathered, properties: Mapping[str, str]) -> Vo
         written=_number(row["written"]),
         encrypted=row["encryption"] not in ("-", "off", ""),
         resume_token=None if token in ("-", "") else token,
-        resume_guid=to_guid(token),
+        resume_guid=resume_guid,
+        resume_base=resume_base,
         marks={k.removeprefix(names.PREFIX): v for k, v in properties.items() if k.startswith(names.PREFIX)},
         properties={k: v for k, v in properties.items() if k in CONTENT_PROPERTIES},
         snapshots=tuple(sorted(gathered.snapshots, key=lambda s: s.createtxg)),

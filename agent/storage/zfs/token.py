@@ -1,4 +1,4 @@
-"""Reads what a receive_resume_token says: which snapshot a half-received stream was bringing.
+"""Reads what a receive_resume_token says: what a half-received stream was bringing, from which base.
 
 Format (libzfs, `zfs_send_resume_token_to_nvlist`): `1-CHECKSUM-LENGTH-HEX`, where HEX is a zlib-compressed nvlist in
 its native encoding (dsl_dataset.c packs it by `fnvlist_pack`). Reading it here saves a `zfs send -nvt` for each.
@@ -15,18 +15,22 @@ _PAIR = 16
 """Bytes of an nvpair_t before its name: size of it all, size of the name, unused, number of values, their type."""
 
 
-def to_guid(token: str) -> int | None:
-    """The GUID of the snapshot that the stream was bringing; None if the token cannot be read."""
+def guids(token: str) -> tuple[int | None, int | None]:
+    """GUIDs of the snapshot that the stream was bringing and of its base.
+
+    The first is None if the token cannot be read, the second also if the stream was a full one.
+    """
     try:
         version, _, length, packed = token.split("-", 3)
         if version != "1":
-            return None
+            return None, None
         data = zlib.decompress(bytes.fromhex(packed))
         if len(data) != int(length, 16):
-            return None
-        return _uint64s(data).get("toguid")
+            return None, None
+        found = _uint64s(data)
+        return found.get("toguid"), found.get("fromguid")
     except (ValueError, zlib.error, struct.error):
-        return None
+        return None, None
 
 
 def _uint64s(data: bytes) -> dict[str, int]:

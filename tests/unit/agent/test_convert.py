@@ -22,7 +22,7 @@ def test_what_a_target_holds_arrives_as_it_was_seen_there() -> None:
     point = home.take()
     home.write("scsi0")
     big = home.take()
-    home.change("scsi0", marks={"replica": f"{VMID}/scsi0"}, resume_token=TOKEN, resume_guid=2**64 - 1)
+    home.change("scsi0", marks={"replica": f"{VMID}/scsi0"}, resume_token=TOKEN, resume_guid=2**64 - 1, resume_base=7)
     asked = [dataset("scsi0"), dataset("fast0"), "tank/not-there"]
     found = over_the_wire(inventory_message(home.scan(), VMID, asked))
     assert [p.id for p in found.points] == [point.id, big.id]
@@ -31,8 +31,8 @@ def test_what_a_target_holds_arrives_as_it_was_seen_there() -> None:
     assert set(found.volumes) == {dataset("scsi0"), dataset("fast0")}
     ours, foreign = found.volumes[dataset("scsi0")], found.volumes[dataset("fast0")]
     assert (ours.ours, ours.guids) == (True, (point.members[0].guid, big.members[0].guid))
-    assert (ours.resume_token, ours.resume_guid) == (TOKEN, 2**64 - 1)
-    assert (foreign.ours, foreign.resume_token, foreign.resume_guid) == (False, None, None)
+    assert (ours.resume_token, ours.resume_guid, ours.resume_base) == (TOKEN, 2**64 - 1, 7)
+    assert (foreign.ours, foreign.resume_token, foreign.resume_guid, foreign.resume_base) == (False, None, None, None)
 
 
 @pytest.mark.parametrize(

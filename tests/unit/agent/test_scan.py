@@ -79,6 +79,7 @@ def test_of_a_half_received_stream_it_is_known_what_it_was_bringing(seen: Scan, 
     volume = seen.volumes[dataset]
     assert volume.resume_token is not None
     assert volume.resume_guid == seen.volumes[DISK_0].snapshots[-1].guid
+    assert volume.resume_base == (volume.snapshots[-1].guid if snapshots else None)
     assert len(volume.snapshots) == snapshots
 
 

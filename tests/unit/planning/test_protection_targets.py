@@ -102,6 +102,23 @@ def test_a_stream_that_was_cut_goes_on_where_it_was_cut() -> None:
     assert isinstance(commit, Commit)
 
 
+@pytest.mark.parametrize("kept_as", ["snapshot", "nothing"])
+def test_a_cut_stream_whose_base_has_gone_from_the_owner_is_not_resumed_for_ever(kept_as: str) -> None:
+    home = Home()
+    first = home.take()
+    home.write("scsi0")
+    second = home.take()
+    base, guid = first.members[0].guid, second.members[0].guid
+    if kept_as == "nothing":
+        home.destroy("scsi0", base)
+    cut = there("scsi0", base, resume_token="1-token", resume_guid=guid, resume_base=base)
+    steps = to_beta(home, holding(first, volumes=[cut])).steps
+    resumed = [s for s in steps if isinstance(s, SendDisk) and s.resume_token]
+    assert len(resumed) == (1 if kept_as == "snapshot" else 0)
+    if not resumed:
+        assert [type(s) for s in steps[:3]] == [AbortPartial, SetAside, SendDisk]
+
+
 def test_what_was_half_received_of_a_snapshot_that_has_gone_is_dropped_and_the_rest_stays_incremental() -> None:
     home = Home()
     first = home.take()
