@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 from holdfast.agent.context import Context
 from holdfast.agent.ports import Refused, TakeOrder, VolumesError
-from holdfast.agent.scanner import SESSION
+from holdfast.agent.scanner import LAST_SEEN, RECENT
 from holdfast.agent.target import TargetWorker
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
@@ -149,12 +149,12 @@ class GuestWorker:
 
     async def _plan(self, protection: Protection) -> tuple[PointPlan, Scan | None]:
         """Woken by a target, what was last seen will do; a point that is due is decided on a fresh look."""
-        now = self._context.host.now()
+        now, began = self._context.host.now(), self._context.host.monotonic()
         if self.state.due is None or self.state.due > now:
-            plan = self._decide(protection, await self._context.scanner.look(self.vmid, SESSION))
+            plan = self._decide(protection, await self._context.scanner.look(self.vmid, LAST_SEEN))
             if plan.step is None and not plan.conditions and (plan.due is None or plan.due > now):
                 return plan, None
-        scan = await self._context.scanner.look(self.vmid)
+        scan = await self._context.scanner.look(self.vmid, RECENT + self._context.host.monotonic() - began)
         return self._decide(protection, scan), scan
 
     async def _tidy(self, scan: Scan) -> None:

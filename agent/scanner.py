@@ -9,7 +9,9 @@ from holdfast.coordinator.planning.observed import Scan
 RECENT = 2.0
 """Seconds for which a scan may serve again, for guests of which nothing was changed since it began."""
 SESSION = 15.0
-"""Seconds for which a scan serves what zfs checks again: streams by their GUIDs, changes under an epoch."""
+"""Seconds for which a target's scan serves what zfs checks again: streams by their GUIDs, changes under an epoch."""
+LAST_SEEN = float("inf")
+"""However old: whatever this agent changes of a guest it knows, and a point that is due is decided on a fresh look."""
 
 
 class Scanner:
@@ -30,8 +32,9 @@ class Scanner:
 
     def amend(self, vmid: int, scan: Scan) -> None:
         """What a scan of this guest would show now."""
-        self._amended[vmid] = (self._host.monotonic(), scan)
-        self._changed[vmid] = self._host.monotonic()
+        now = self._host.monotonic()
+        self._amended[vmid] = (now, scan)
+        self._changed[vmid] = now
 
     @property
     def has_looked(self) -> bool:
@@ -51,12 +54,17 @@ class Scanner:
     async def look(self, vmid: int, age: float = RECENT) -> Scan:
         """What is there after the guest's last change, seen at most `age` seconds ago. Raises VolumesError."""
         oldest = self._host.monotonic() - age
+        if fresh := self._fresh(vmid, oldest):
+            return fresh
         async with self._one_at_a_time:
-            known = [seen for seen in (self._amended.get(vmid), self._latest) if seen is not None and seen[0] > oldest]
-            fresh = [(at, scan) for at, scan in known if at >= self._changed[vmid]]
-            if fresh:
-                return max(fresh, key=lambda seen: seen[0])[1]
+            if fresh := self._fresh(vmid, oldest):  # another's look, which has just ended
+                return fresh
             began = self._host.monotonic()
             scan = await self._volumes.scan()
             self._latest = (began, scan)
             return scan
+
+    def _fresh(self, vmid: int, oldest: float) -> Scan | None:
+        known = [seen for seen in (self._amended.get(vmid), self._latest) if seen is not None]
+        fresh = [seen for seen in known if seen[0] > oldest and seen[0] >= self._changed[vmid]]
+        return max(fresh, key=lambda seen: seen[0])[1] if fresh else None

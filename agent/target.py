@@ -8,7 +8,7 @@ from datetime import datetime
 import structlog
 from holdfast.agent.context import Context
 from holdfast.agent.ports import Refused, VolumesError, WireError
-from holdfast.agent.scanner import SESSION
+from holdfast.agent.scanner import LAST_SEEN
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.node import Node
@@ -108,9 +108,9 @@ class TargetWorker:
             return False
         if self._inventory is None:
             self._inventory = await self._context.sender.inventory(node, self._claim(), assignment)
-        scan = await self._context.scanner.look(self._vmid, SESSION)
+        scan = await self._context.scanner.look(self._vmid, LAST_SEEN)
         await self._record_sent(scan, self._inventory.last)
-        scan = await self._context.scanner.look(self._vmid, SESSION)  # without what was let go meanwhile
+        scan = await self._context.scanner.look(self._vmid, LAST_SEEN)  # without what was let go meanwhile
         self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory)
         self._settle(self.plan.conditions, self.plan.goal is None)
         if self.plan.conditions:

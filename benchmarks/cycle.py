@@ -55,8 +55,7 @@ def floor(source: Host, target: Host, names: list[str], round_: int) -> tuple[in
             ),
             timeout=600,
         )
-        while receiver.alive():
-            time.sleep(0.05)
+        receiver.wait()
         seconds = time.monotonic() - began
     return here["zfs"] + there["zfs"], seconds
 
@@ -74,8 +73,7 @@ def cycle(cluster: Cluster, owners: dict[str, int], names: list[str]) -> tuple[i
         began = time.monotonic()
         for vmid in vmids:
             cluster.request(vmid)
-        while waiting.alive():
-            time.sleep(0.05)
+        waiting.wait()
         seconds = time.monotonic() - began
         time.sleep(10)
     return here["zfs"] + there["zfs"], seconds

@@ -140,6 +140,8 @@ class Receiver:
                 await channel.send(wire.Result(failed=f"{self._me}: {error}"))
             else:
                 self._received[claim.vmid] = self._host.monotonic()
+                if not order.incremental:  # a look in the midst of a first stream shows a dataset without its mark
+                    self._scanner.changed(claim.vmid)
                 log.info("received", vmid=claim.vmid, disk=ask.disk, snapshot=ask.snapshot)
                 await channel.send(wire.Result(guid=ask.guid))
         finally:

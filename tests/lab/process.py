@@ -33,6 +33,11 @@ class HostProcess:
     def alive(self) -> bool:
         return self.run(f"kill -0 {self.pid}").status == 0
 
+    def wait(self) -> None:
+        """Until it has ended. One command: asking again and again would cost the slow host most of its time."""
+        # tail(1) ends with the process of --pid, which it looks for every -s seconds.
+        self.run(f"tail -s 0.05 --pid={self.pid} -f /dev/null")
+
     def signal(self, name: str) -> None:
         """Send a signal, as in `TERM`, to the whole process group. Raises ScriptFailed where it is gone."""
         result = self.run(f"kill -{name} -- -{self.pid}")

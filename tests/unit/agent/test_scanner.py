@@ -14,7 +14,7 @@ START = datetime(2026, 1, 2, tzinfo=UTC)
 
 @dataclass
 class Pool:
-    """Counts its looks; each shows the state at the time at which it began. The clock moves by hand."""
+    """Counts its looks; each shows the state at the time at which it began. The clock moves by hand, and a little at each reading."""
 
     clock: float = 1000.0
     version: int = 0
@@ -26,6 +26,7 @@ class Pool:
         self.gate.set()
 
     def monotonic(self) -> float:
+        self.clock += 1e-6  # no two readings of a real clock are the same
         return self.clock
 
     async def scan(self) -> Scan:
