@@ -14,7 +14,10 @@ START = datetime(2026, 1, 2, tzinfo=UTC)
 
 @dataclass
 class Pool:
-    """Counts its looks; each shows the state at the time at which it began. The clock moves by hand, and a little at each reading."""
+    """Counts its looks; each shows the state at the time at which it began.
+
+    The clock moves by hand, and a little at each reading.
+    """
 
     clock: float = 1000.0
     version: int = 0
