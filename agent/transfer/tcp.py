@@ -38,7 +38,6 @@ class TcpChannel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_PEER_MS)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
@@ -48,6 +47,7 @@ class TcpChannel:
         """Send one message."""
         data = message.SerializeToString()
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 await asyncio.get_running_loop().sock_sendall(self._socket, struct.pack(">I", len(data)) + data)
@@ -98,8 +98,9 @@ class TcpChannel:
             return "the other agent"
 
     def fileno(self) -> int:
-        """The socket for a child process, which expects it to block."""
+        """The socket for a child process, which expects it to block. A stream's small writes are joined (Nagle)."""
         self._socket.setblocking(True)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
         return self._socket.fileno()
 
     def transferred(self) -> int:
