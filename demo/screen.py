@@ -1,6 +1,5 @@
 """What the demo prints: a line of narration, and commands with their output, each the one that really runs."""
 
-import json
 import os
 import shlex
 import signal
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tests.lab.host import Host
 
@@ -60,16 +59,6 @@ def shown(command: str) -> Iterator[None]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
-
-
-def status(vmid: int) -> dict[str, Any]:
-    """What `holdfast status -o json` says of a guest; not shown."""
-    argv = ["holdfast", "status", "-o", "json"]
-    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, check=False, timeout=120)
-    if done.returncode != 0:
-        raise NotAsSaid(f"`holdfast status -o json` exited {done.returncode}: {done.stderr}")
-    found: dict[str, Any] = next(guest for guest in json.loads(done.stdout)["guests"] if guest["vmid"] == vmid)
-    return found
 
 
 def on(host: Host, script: str) -> str:
