@@ -125,7 +125,9 @@ class Sender:
                 async with asyncio.timeout(LAST_WORDS):
                     result = await channel.result()
             except (WireError, TimeoutError):
-                raise error from None
+                raise VolumesError(
+                    f"the stream broke off; what arrived is kept, the rest follows when the target answers ({error})"
+                ) from None
             raise VolumesError(result.failed or str(error)) from None
         result = await channel.result()
         if result.failed:
