@@ -58,11 +58,10 @@ class HeldLease:
 
     async def _renew(self, key: str, create_revision: int) -> None:
         before = self._clock()
-        lease = await self._store.keep_alive(self.id)
-        seen = await self._store.get(key)
-        if seen is None or seen.create_revision != create_revision:
+        renewal = await self._store.keep_alive(self.id, key)
+        if renewal.seen is None or renewal.seen.create_revision != create_revision:
             raise LeaseLost(f"{key}: somebody removed it or put another in its place. Claim it again")
-        self._until = before + lease.ttl
+        self._until = before + renewal.ttl
 
     async def release(self) -> None:
         """End it at the store, if that can be done at once; a lease that stays behind expires by itself."""

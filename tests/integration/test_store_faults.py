@@ -3,47 +3,21 @@
 import asyncio
 import time
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
-from holdfast.coordinator.store.client import EtcdStore, Patience
+from holdfast.coordinator.store.calls import Patience
+from holdfast.coordinator.store.client import EtcdStore
 from holdfast.coordinator.store.port import (
     Compacted,
-    Event,
     LeaseLost,
     OutcomeUnknown,
-    PermissionDenied,
     Put,
-    Store,
     Unavailable,
     absent,
 )
-from integration.etcd_cluster import EtcdCluster, make_certificates
+from integration.etcd_cluster import EtcdCluster
 from integration.proxy import lossy_proxy
-
-
-class Watcher:
-    """Collects a prefix's events in a task of its own."""
-
-    def __init__(self, store: Store, prefix: str, start: int) -> None:
-        self.events: list[Event] = []
-        self.task = asyncio.create_task(self._collect(store, prefix, start))
-
-    async def _collect(self, store: Store, prefix: str, start: int) -> None:
-        async with aclosing(store.watch(prefix, start)) as batches:
-            async for batch in batches:
-                self.events.extend(batch.events)
-
-    async def until(self, count: int, seconds: float = 20) -> list[bytes]:
-        async with asyncio.timeout(seconds):
-            while len(self.events) < count:
-                assert not self.task.done(), self.task.exception()
-                await asyncio.sleep(0.02)
-        return [event.kv.value for event in self.events]
-
-    async def close(self) -> None:
-        self.task.cancel()
-        await asyncio.wait({self.task})
+from integration.watcher import Watcher, put_surely
 
 
 async def test_a_watch_over_kill_9_of_its_only_member_loses_and_doubles_nothing(
@@ -183,17 +157,6 @@ async def test_nobody_there_is_said_within_the_limit() -> None:
         assert time.monotonic() - began < 2
 
 
-async def test_what_a_role_may_not_do_is_denied_with_a_reason(
-    own_etcd: EtcdCluster, own_store: EtcdStore, prefix: str
-) -> None:
-    for command in ("role add root", "user add root:secret", "user grant-role root root", "auth enable"):
-        await asyncio.to_thread(own_etcd.ctl, *command.split())
-    for attempt in (own_store.get(prefix), own_store.put(prefix, b""), Watcher(own_store, prefix, 1).task):
-        with pytest.raises(PermissionDenied, match="Check this node's certificate"):
-            async with asyncio.timeout(5):
-                await attempt
-
-
 async def test_a_member_without_a_leader_is_noticed(etcd3: EtcdCluster, store3: EtcdStore, prefix: str) -> None:
     await store3.put(prefix + "a", b"1")
     etcd3.kill9(1)
@@ -208,14 +171,6 @@ async def test_a_member_without_a_leader_is_noticed(etcd3: EtcdCluster, store3: 
         assert not (await store.status())[0].has_leader
 
 
-async def test_a_member_with_a_certificate_of_another_ca_is_not_trusted(etcd3: EtcdCluster, tmp_path: Path) -> None:
-    (tmp_path / "foreign").mkdir()
-    foreign = make_certificates(tmp_path / "foreign")
-    async with EtcdStore(etcd3.endpoints, foreign, patience=Patience(total=0.5)) as store:
-        with pytest.raises(Unavailable):
-            await store.get("a")
-
-
 async def test_a_lease_removes_its_key_when_it_is_not_kept_alive(store: EtcdStore, prefix: str) -> None:
     kept, left = await store.grant(2), await store.grant(2)
     await store.put(prefix + "kept", b"1", kept.id)
@@ -223,12 +178,12 @@ async def test_a_lease_removes_its_key_when_it_is_not_kept_alive(store: EtcdStor
     began = time.monotonic()
     while await store.get(prefix + "left"):
         assert time.monotonic() - began < 8
-        assert (await store.keep_alive(kept.id)).ttl == kept.ttl
+        assert (await store.keep_alive(kept.id, prefix + "kept")).ttl == kept.ttl
         await asyncio.sleep(0.3)
     assert time.monotonic() - began >= left.ttl - 0.5
     assert await store.get(prefix + "kept")
     with pytest.raises(LeaseLost):
-        await store.keep_alive(left.id)
+        await store.keep_alive(left.id, prefix + "left")
     await store.revoke(kept.id)
     assert await store.get(prefix + "kept") is None
     await store.revoke(kept.id)
@@ -238,17 +193,5 @@ async def test_a_lease_can_be_kept_alive_over_a_killed_member(etcd3: EtcdCluster
     lease = await store3.grant(10)
     etcd3.kill9(0)
     began = time.monotonic()
-    assert (await store3.keep_alive(lease.id)).ttl == 10
+    assert (await store3.keep_alive(lease.id, "any")).ttl == 10
     assert time.monotonic() - began < 8
-
-
-async def put_surely(store: EtcdStore, key: str, value: bytes) -> None:
-    """A put that is repeated over an election of etcd's leader, guarded so that it happens once."""
-    for _ in range(10):
-        try:
-            await store.transact([absent(key)], [Put(key, value)])
-        except (OutcomeUnknown, Unavailable):
-            await asyncio.sleep(0.1)
-        else:
-            return
-    pytest.fail("etcd found no new leader")
