@@ -7,7 +7,6 @@ from holdfast.coordinator.store.port import (
     Get,
     LeaseLost,
     Put,
-    Refused,
     absent,
     created_at,
     unchanged,
@@ -71,11 +70,6 @@ async def test_a_transaction_is_carried_out_only_if_every_compare_holds(store: E
 async def test_a_transaction_that_is_too_long_is_refused_before_it_is_sent(store: EtcdStore, prefix: str) -> None:
     with pytest.raises(ValueError, match="101 operations"):
         await store.transact([], [Put(f"{prefix}{n}", b"") for n in range(101)])
-
-
-async def test_a_value_over_the_limit_is_refused_with_a_reason(store: EtcdStore, prefix: str) -> None:
-    with pytest.raises(Refused, match="too large"):
-        await store.put(prefix + "big", bytes(2 << 20))
 
 
 async def test_a_write_under_an_unknown_lease_is_refused(store: EtcdStore, prefix: str) -> None:

@@ -1,9 +1,9 @@
-"""What the tests of the client share: a watch in the background, and a put over elections of etcd's leader."""
+"""What the tests of the client share: a watch in the background, waiting, and a put over elections of etcd's leader."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
@@ -47,6 +47,23 @@ async def watching(store: Store, prefix: str, start: int) -> AsyncIterator[Watch
         yield watcher
     finally:
         await watcher.close()
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    """Wait for something that only asking tells."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.02)
+
+
+async def exists(store: Store, key: str) -> bool:
+    return await store.get(key) is not None
+
+
+async def absent_now(store: Store, key: str) -> bool:
+    return await store.get(key) is None
 
 
 async def put_surely(store: Store, key: str, value: bytes, seconds: float = 20) -> None:
