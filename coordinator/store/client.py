@@ -27,6 +27,7 @@ from holdfast.coordinator.store.tls import Tls
 from holdfast.coordinator.store.watch import PrefixWatch
 from holdfast.proto import etcd_pb2 as pb
 
+_PAGE_BYTES = 4 << 20
 _RELOADS = 5  # of a listing whose history is compacted away while it is read
 
 
@@ -40,12 +41,12 @@ class EtcdStore:
         login: Login | None = None,
         *,
         patience: Patience | None = None,
-        page: int = 2000,
+        page: int = 1000,
     ) -> None:
         """OSError if a certificate cannot be read.
 
         `endpoints`: host:port of each member, the nearest first. `login`: without one, etcd goes by the common name in
-        the certificate. `page`: keys per request of a listing.
+        the certificate. `page`: keys in the first request of a listing; those that follow are made of equal bytes.
         """
         self._members = Members(endpoints, tls)
         self._patience = patience or Patience()
@@ -83,9 +84,9 @@ class EtcdStore:
     async def _load(self, prefix: str) -> Listing:
         start, end = keys.prefix_range(prefix)
         items: list[KeyValue] = []
-        revision = 0
+        revision, page = 0, self._page
         while True:
-            request = pb.RangeRequest(key=start, range_end=end, limit=self._page, revision=revision)
+            request = pb.RangeRequest(key=start, range_end=end, limit=page, revision=revision)
             what = f"list {prefix}"
             reply = await self._calls.read("KV/Range", request, pb.RangeResponse, what, self._patience.page)
             items.extend(map(codec.key_value, reply.kvs))
@@ -93,6 +94,8 @@ class EtcdStore:
             if not reply.more:
                 return Listing(tuple(items), revision)
             start = keys.after(reply.kvs[-1].key)
+            # etcd before 3.5 goes through all that is left for every page: few large ones, but none too large
+            page = max(self._page, _PAGE_BYTES * len(reply.kvs) // reply.ByteSize())
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key whatever it holds; returns its mod_revision."""
@@ -110,8 +113,8 @@ class EtcdStore:
     ) -> TransactionResult:
         """Carry out `success` if every compare holds, else `failure`."""
         request = codec.transaction(compares, success, failure)
-        touched = ", ".join(sorted({o.key for o in (*compares, *success, *failure)})[:3])
-        reply = await self._calls.write("KV/Txn", request, pb.TxnResponse, f"transaction on {touched}")
+        named = ", ".join(operation.key for operation in (*success, *compares)[:3])
+        reply = await self._calls.write("KV/Txn", request, pb.TxnResponse, f"transaction on {named}")
         return codec.transaction_result(reply)
 
     def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[WatchBatch, None]:

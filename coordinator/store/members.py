@@ -77,6 +77,8 @@ class Member:
     async def connected(self, seconds: float) -> bool:
         """Wait for the connection: a request that waits for one is not yet sent, so nothing is in doubt."""
         ready = grpc.ChannelConnectivity.READY
+        if self.channel.get_state(try_to_connect=True) is ready:
+            return True
         try:
             async with asyncio.timeout(seconds):
                 while (state := self.channel.get_state(try_to_connect=True)) is not ready:

@@ -1,6 +1,7 @@
 """Reads, writes and transactions against a real etcd."""
 
 import pytest
+from holdfast.coordinator.store import client
 from holdfast.coordinator.store.client import EtcdStore
 from holdfast.coordinator.store.port import (
     Delete,
@@ -37,7 +38,10 @@ async def test_a_listing_holds_exactly_its_prefix_in_order(store: EtcdStore, pre
     assert (await store.list(prefix + "nothing/")).items == ()
 
 
-async def test_a_listing_in_pages_is_of_one_revision(etcd: EtcdCluster, prefix: str) -> None:
+async def test_a_listing_in_pages_is_of_one_revision(
+    etcd: EtcdCluster, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_PAGE_BYTES", 1000)
     async with EtcdStore(etcd.endpoints, page=7) as store:
         for number in range(50):
             await store.put(f"{prefix}{number:03}", b"%d" % number)
