@@ -31,8 +31,8 @@ async def test_a_process_stopped_for_longer_than_its_lease_does_nothing_more(
         await until(lambda: absent_now(store, key))
         child.send(signal.SIGCONT)
         said = await child.line()
-        assert not said.startswith("effect"), "the lease is over at etcd"
-        assert said == "expired"
+        # or its work was stopped before it could look, and it has tried for a new term
+        assert said == "expired" or said.startswith(("lost", "held")), "the lease is over at etcd"
     assert await store.get("/late") is None
 
 
