@@ -40,6 +40,7 @@ bench: env ## the figures of the README, each as a ratio in one run (the first t
 	$(RUN) python benchmarks/transfer.py
 	$(RUN) python benchmarks/formats.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/mirror.py
+	$(RUN) env PYTHONPATH=tests python benchmarks/etcd.py
 
 .PHONY: soak
 soak: env ## counted runs, each a line in tests/soak/LEDGER.md: make soak SCENARIO=replication N=10 SEED=1

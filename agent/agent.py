@@ -2,7 +2,6 @@
 
 import asyncio
 
-import orjson
 import structlog
 from holdfast.agent.api import Api
 from holdfast.agent.config import AgentSettings
@@ -10,6 +9,7 @@ from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.ports import Host, Volumes, Wire
 from holdfast.agent.report import Reporter
+from holdfast.agent.saved import FILE, Saved, load
 from holdfast.agent.scanner import Scanner
 from holdfast.agent.slots import Slots
 from holdfast.agent.transfer.receiver import Receiver
@@ -17,11 +17,11 @@ from holdfast.agent.transfer.sender import Sender
 from holdfast.agent.view import View
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.store.cache import Cache, Change
-from holdfast.coordinator.store.port import Store
+from holdfast.coordinator.store.mark import mark_of
+from holdfast.coordinator.store.port import Listing, Store
 
 log = structlog.get_logger()
 
-LAST_GOOD = "last-good.json"
 RESTART = 10.0
 """Seconds after which a guest's worker that failed in a way nobody foresaw is started again."""
 
@@ -34,8 +34,11 @@ class Agent:
         self._host = host
         self._wire = wire
         keys = settings.keyspace
-        self._view = View(keys, settings.node, _load_last_good(host))
-        self._cache = Cache(store, keys.root, clock=host.monotonic)
+        saved = load(host)
+        self._view = View(keys, settings.node, saved.last_good)
+        self._meta = keys.meta
+        self._mark = saved.mark
+        self._cache = Cache(store, keys.root, clock=host.monotonic, admit=self._admit)
         for prefix in (keys.desired_prefix, keys.owners_prefix, keys.meta):
             self._cache.subscribe(prefix, self._on_change)
         scanner = Scanner(volumes, host)
@@ -60,6 +63,11 @@ class Agent:
             self._view.delete(change.key)
         else:
             self._view.put(change.key, change.new.value, change.new.create_revision)
+
+    def _admit(self, listing: Listing) -> None:
+        if self._mark:
+            meta = next((item for item in listing.items if item.key == self._meta), None)
+            self._mark.check(meta, listing.revision)
 
     async def run(self) -> None:
         """Until cancelled; whatever runs then is stopped and its children are reaped."""
@@ -95,12 +103,16 @@ class Agent:
             await changed.wait()
 
     async def _keep_last_good(self) -> None:
-        """Desired state in force survives a restart, also while etcd holds a record that cannot be read."""
+        """Desired state in force survives a restart, also while etcd holds a record that cannot be read.
+
+        So does the mark of the keyspace that it is from.
+        """
         changed = self._view.subscribe()
         while True:
             changed.clear()
             records = {path: value.decode() for path, value in self._view.last_good.items()}
-            await self._host.save(LAST_GOOD, orjson.dumps(records))
+            mark = mark_of(self._cache.get(self._meta), self._cache.revision)
+            await self._host.save(FILE, Saved(desired=records, mark=mark or self._mark).to_json())
             await changed.wait()
             await asyncio.sleep(1.0)
 
@@ -115,12 +127,3 @@ async def _contained(worker: GuestWorker) -> None:
             await asyncio.sleep(RESTART)
         else:
             return
-
-
-def _load_last_good(host: Host) -> dict[str, bytes]:
-    try:
-        records = orjson.loads(host.load(LAST_GOOD) or b"{}")
-        return {str(path): str(value).encode() for path, value in records.items()}
-    except (orjson.JSONDecodeError, AttributeError):
-        log.warning("the saved desired state cannot be read; only etcd's is used", file=LAST_GOOD)
-        return {}

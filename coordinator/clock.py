@@ -20,8 +20,13 @@ class Clock(Protocol):
         ...
 
 
+def boottime() -> float:
+    """Seconds of CLOCK_BOOTTIME: it goes on while the machine is suspended, as leases do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class SystemClock:
-    """The machine's. The monotonic one goes on while the machine is suspended, as leases do (CLOCK_BOOTTIME)."""
+    """The machine's. The monotonic one is CLOCK_BOOTTIME."""
 
     def now(self) -> datetime:
         """Aware, in UTC."""
@@ -29,4 +34,4 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """Seconds since boot."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+        return boottime()

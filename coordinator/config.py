@@ -10,7 +10,8 @@ import yaml
 from holdfast.coordinator.model.keyspace import DEFAULT_CLUSTER, Keyspace
 from holdfast.coordinator.model.names import NodeName
 from holdfast.coordinator.store.client import EtcdStore
-from holdfast.coordinator.store.members import Tls
+from holdfast.coordinator.store.login import Login
+from holdfast.coordinator.store.tls import Tls
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -46,6 +47,10 @@ class EtcdSettings(BaseSettings):
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    user: str | None = None
+    """Of etcd; without one it goes by the common name in `cert`."""
+    password_file: Path | None = None
+    """Its first line is the user's password."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -58,6 +63,15 @@ class EtcdSettings(BaseSettings):
             raise ValueError("certificates are given, but the endpoints are http: write https://")
         if schemes == {"https"} and self.ca is None:
             raise ValueError("https endpoints need ca, the certificate of the authority that signed etcd's")
+        return self
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Self:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("a user of etcd needs both user and password_file")
+        for endpoint in map(urlsplit, self.endpoints):
+            if self.user and endpoint.scheme == "http" and endpoint.hostname not in ("127.0.0.1", "::1", "localhost"):
+                raise ValueError("a password would cross the network in the clear: write https:// endpoints")
         return self
 
     @classmethod
@@ -76,7 +90,9 @@ class EtcdSettings(BaseSettings):
     def store(self) -> EtcdStore:
         """A client, to be made and closed on the event loop that uses it. OSError if a certificate cannot be read."""
         hosts = [urlsplit(endpoint).netloc for endpoint in self.endpoints]
-        return EtcdStore(hosts, Tls(self.ca, self.cert, self.key) if self.ca else None)
+        tls = Tls(self.ca, self.cert, self.key) if self.ca else None
+        login = Login(self.user, self.password_file) if self.user and self.password_file else None
+        return EtcdStore(hosts, tls, login)
 
 
 class CoordinatorSettings(EtcdSettings):

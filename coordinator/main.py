@@ -66,7 +66,8 @@ async def serve(settings: CoordinatorSettings) -> None:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML: endpoints, cluster, ca, cert, key, name. The environment (HOLDFAST_ENDPOINTS ...) overrides it.",
+    help="YAML: endpoints, cluster, ca, cert, key, user, password_file, name. "
+    "The environment (HOLDFAST_ENDPOINTS ...) overrides it.",
 )
 @click.version_option(__version__, prog_name="holdfast-coordinator")
 def command(config: Path | None) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 import orjson
 from holdfast.coordinator.cli.kinds import ALL, Kind, KindArgument
+from holdfast.coordinator.model.lock import Lock
 from holdfast.coordinator.model.names import NodeName, PolicyName, StoreId, Vmid
 from holdfast.coordinator.model.owner import Meta, Owner
 from holdfast.coordinator.model.record import Record
@@ -22,7 +23,7 @@ _NAMES: dict[str, Any] = {
     "Placement": Vmid,
     "ProtectionPolicy": PolicyName,
 }
-_OTHERS: tuple[type[Record], ...] = (Request, Owner, Meta, AgentReport, GuestReport, ReplicaReport)
+_OTHERS: tuple[type[Record], ...] = (Request, Owner, Lock, Meta, AgentReport, GuestReport, ReplicaReport)
 
 
 @click.command()

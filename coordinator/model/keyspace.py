@@ -71,6 +71,14 @@ class Keyspace:
         """The owner of one guest."""
         return f"{self.root}owners/{vmid}"
 
+    def lock(self, vmid: int) -> str:
+        """The exclusive lock of one guest (leased)."""
+        return f"{self.root}locks/{vmid}"
+
+    def lock_queue(self, vmid: int) -> str:
+        """All who wait for a guest's lock, and its holder."""
+        return f"{self.root}locks/{vmid}/queue/"
+
     def agent_prefix(self, node: NodeName) -> str:
         """All that one agent says."""
         return f"{self.root}agents/{node}/"

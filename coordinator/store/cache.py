@@ -37,14 +37,22 @@ Callback = Callable[[Change], None]
 class Cache:
     """A view of all keys under `prefix`; current while `run` runs."""
 
-    def __init__(self, store: Store, prefix: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock`: monotonic seconds, for `staleness`."""
+    def __init__(
+        self,
+        store: Store,
+        prefix: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        admit: Callable[[Listing], None] = lambda listing: None,
+    ) -> None:
+        """`clock`: monotonic seconds, for `staleness`. `admit`: raises where a listing must not become the view."""
         self.prefix_watched = prefix
         self.synced = asyncio.Event()
         self.revision = 0
         self.relists = 0
         self._store = store
         self._clock = clock
+        self._admit = admit
         self._heard = -math.inf
         self._items: dict[str, KeyValue] = {}
         self._order: list[str] = []
@@ -118,6 +126,7 @@ class Cache:
                 f"etcd is at revision {listing.revision} but was at {self.revision} before: it was restored from an "
                 "old backup, or is another cluster. Stop Holdfast on all nodes before letting it go on from there"
             )
+        self._admit(listing)
         self._heard = self._clock()
         present = {item.key for item in listing.items}
         for key in [key for key in self._order if key not in present]:

@@ -1,19 +1,15 @@
-"""The Store on real etcd: requests, and when they may be sent again.
-
-Reads and lease renewals are idempotent: they get a short deadline per try and go on to the next member. A write is
-sent again only if it certainly was not carried out; otherwise its outcome is reported as unknown.
-"""
+"""The Store on real etcd: the port's requests in etcd's words. How they are sent, and sent again, is in `calls`."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import grpc
-from google.protobuf.message import Message
-from holdfast.coordinator.store import codec, errors, keys
-from holdfast.coordinator.store.members import HAS_LEADER, Member, Members, Tls, failure_of
+from holdfast.coordinator.store import codec, keys
+from holdfast.coordinator.store.calls import Again, Calls, Patience
+from holdfast.coordinator.store.login import Login, Metadata, Session
+from holdfast.coordinator.store.members import Member, Members, failure_of
 from holdfast.coordinator.store.port import (
     Compacted,
     Compare,
@@ -23,42 +19,39 @@ from holdfast.coordinator.store.port import (
     Listing,
     MemberStatus,
     Operation,
+    Renewal,
     TransactionResult,
     WatchBatch,
 )
-from holdfast.coordinator.store.watch import watch_prefix
+from holdfast.coordinator.store.tls import Tls
+from holdfast.coordinator.store.watch import PrefixWatch
 from holdfast.proto import etcd_pb2 as pb
 
-Reply = TypeVar("Reply", bound=Message)
-Once = Callable[[Member], Awaitable[Reply]]
-Again = Callable[[grpc.aio.AioRpcError], bool]
-
+_PAGE_BYTES = 4 << 20
 _RELOADS = 5  # of a listing whose history is compacted away while it is read
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds. `write` outlasts an election of etcd (0.8 to 1.3 s measured): a write is tried only once."""
-
-    connect: float = 1.0
-    read: float = 1.0
-    page: float = 5.0
-    write: float = 3.0
-    total: float = 10.0
-    pause: float = 0.1
-    watch_ping: float = 1.0
-    watch_idle: float = 3.0
 
 
 class EtcdStore:
     """A client of one etcd cluster. Make and close it on the event loop that uses it (`async with`)."""
 
     def __init__(
-        self, endpoints: Sequence[str], tls: Tls | None = None, *, patience: Patience | None = None, page: int = 2000
+        self,
+        endpoints: Sequence[str],
+        tls: Tls | None = None,
+        login: Login | None = None,
+        *,
+        patience: Patience | None = None,
+        page: int = 1000,
     ) -> None:
-        """`endpoints`: host:port of each member, the nearest first. `page`: keys per request of a listing."""
+        """OSError if a certificate cannot be read.
+
+        `endpoints`: host:port of each member, the nearest first. `login`: without one, etcd goes by the common name in
+        the certificate. `page`: keys in the first request of a listing; those that follow are made of equal bytes.
+        """
         self._members = Members(endpoints, tls)
         self._patience = patience or Patience()
+        self._session = Session(login)
+        self._calls = Calls(self._members, self._session, self._patience)
         self._page = page
 
     async def __aenter__(self) -> Self:
@@ -76,7 +69,7 @@ class EtcdStore:
     async def get(self, key: str) -> KeyValue | None:
         """Read one key; None if it is absent."""
         request = pb.RangeRequest(key=keys.encode(key))
-        reply = await self._read("KV/Range", request, pb.RangeResponse, f"read {key}", self._patience.read)
+        reply = await self._calls.read("KV/Range", request, pb.RangeResponse, f"read {key}", self._patience.read)
         return codec.key_value(reply.kvs[0]) if reply.kvs else None
 
     async def list(self, prefix: str) -> Listing:
@@ -91,66 +84,71 @@ class EtcdStore:
     async def _load(self, prefix: str) -> Listing:
         start, end = keys.prefix_range(prefix)
         items: list[KeyValue] = []
-        revision = 0
+        revision, page = 0, self._page
         while True:
-            request = pb.RangeRequest(key=start, range_end=end, limit=self._page, revision=revision)
-            reply = await self._read("KV/Range", request, pb.RangeResponse, f"list {prefix}", self._patience.page)
+            request = pb.RangeRequest(key=start, range_end=end, limit=page, revision=revision)
+            what = f"list {prefix}"
+            reply = await self._calls.read("KV/Range", request, pb.RangeResponse, what, self._patience.page)
             items.extend(map(codec.key_value, reply.kvs))
             revision = revision or reply.header.revision
             if not reply.more:
                 return Listing(tuple(items), revision)
             start = keys.after(reply.kvs[-1].key)
+            # etcd before 3.5 goes through all that is left for every page: few large ones, but none too large
+            page = max(self._page, _PAGE_BYTES * len(reply.kvs) // reply.ByteSize())
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write one key whatever it holds; returns its mod_revision."""
         request = pb.PutRequest(key=keys.encode(key), value=value, lease=lease)
-        return (await self._write("KV/Put", request, pb.PutResponse, f"write {key}")).header.revision
+        return (await self._calls.write("KV/Put", request, pb.PutResponse, f"write {key}")).header.revision
 
     async def delete(self, key: str) -> bool:
         """Delete one key; False if it was absent already."""
         request = pb.DeleteRangeRequest(key=keys.encode(key))
-        return (await self._write("KV/DeleteRange", request, pb.DeleteRangeResponse, f"delete {key}")).deleted > 0
+        reply = await self._calls.write("KV/DeleteRange", request, pb.DeleteRangeResponse, f"delete {key}")
+        return reply.deleted > 0
 
     async def transact(
         self, compares: Sequence[Compare], success: Sequence[Operation], failure: Sequence[Operation] = ()
     ) -> TransactionResult:
         """Carry out `success` if every compare holds, else `failure`."""
         request = codec.transaction(compares, success, failure)
-        touched = ", ".join(sorted({o.key for o in (*compares, *success, *failure)})[:3])
-        return codec.transaction_result(
-            await self._write("KV/Txn", request, pb.TxnResponse, f"transaction on {touched}")
-        )
+        named = ", ".join(operation.key for operation in (*success, *compares)[:3])
+        reply = await self._calls.write("KV/Txn", request, pb.TxnResponse, f"transaction on {named}")
+        return codec.transaction_result(reply)
 
     def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Follow a prefix from a revision on, over any faults."""
-        return watch_prefix(
-            self._members,
-            prefix,
-            from_revision,
-            ping=self._patience.watch_ping,
-            idle=self._patience.watch_idle,
-            connect=self._patience.connect,
-        )
+        return PrefixWatch(self._members, self._session, self._patience, prefix, from_revision).batches()
 
     async def grant(self, ttl: float) -> Lease:
         """A new lease. One granted twice because of a lost answer expires unused."""
         request = pb.LeaseGrantRequest(TTL=max(1, round(ttl)))
-        reply = await self._read(
-            "Lease/LeaseGrant", request, pb.LeaseGrantResponse, "grant a lease", self._patience.read
-        )
+        what = "grant a lease"
+        reply = await self._calls.read("Lease/LeaseGrant", request, pb.LeaseGrantResponse, what, self._patience.read)
         return Lease(reply.ID, float(reply.TTL))
 
-    async def keep_alive(self, lease_id: int) -> Lease:
-        """Renew once; `LeaseLost` if it is gone."""
+    async def keep_alive(self, lease_id: int, key: str) -> Renewal:
+        """Renew once, and prove it by a read of `key` through the same member; `LeaseLost` if the lease is gone."""
         what = f"renew lease {lease_id:x}"
-        reply = await self._retried(lambda member: self._renew(member, lease_id), what, again=lambda _: True)
-        if reply.TTL <= 0:
-            raise LeaseLost(f"{what}: it has expired or was revoked. Get a new one and claim again what it held")
-        return Lease(lease_id, float(reply.TTL))
 
-    async def _renew(self, member: Member, lease_id: int) -> pb.LeaseKeepAliveResponse:
+        async def once(member: Member, sent: Metadata) -> Renewal:
+            renewed = await self._renew(member, lease_id, sent)
+            if renewed.TTL <= 0:
+                raise LeaseLost(f"{what}: it has expired or was revoked. Get a new one and claim again what it held")
+            request = pb.RangeRequest(key=keys.encode(key))
+            read = await self._calls.ask(member, "KV/Range", request, pb.RangeResponse, self._patience.read, sent)
+            # A leader that was deposed still renews, and its successor never hears of it. The read needs a majority;
+            # the member took the first header's term before it passed the renewal on.
+            if read.header.raft_term != renewed.header.raft_term:
+                raise Again(f"{member.endpoint}: etcd elected a leader meanwhile")
+            return Renewal(float(renewed.TTL), codec.key_value(read.kvs[0]) if read.kvs else None)
+
+        return await self._calls.retried(once, what)
+
+    async def _renew(self, member: Member, lease_id: int, sent: Metadata) -> pb.LeaseKeepAliveResponse:
         method = member.stream("/etcdserverpb.Lease/LeaseKeepAlive", pb.LeaseKeepAliveResponse)
-        call = method(timeout=self._patience.read, metadata=HAS_LEADER)
+        call = method(timeout=self._patience.read, metadata=sent)
         try:
             await call.write(pb.LeaseKeepAliveRequest(ID=lease_id))
             reply = await call.read()
@@ -166,14 +164,15 @@ class EtcdStore:
     async def revoke(self, lease_id: int) -> None:
         """End a lease and delete its keys; no error if it is gone already."""
         request = pb.LeaseRevokeRequest(ID=lease_id)
-        what = f"revoke lease {lease_id:x}"
+        what, seconds = f"revoke lease {lease_id:x}", self._patience.write
         try:
-            await self._read("Lease/LeaseRevoke", request, pb.LeaseRevokeResponse, what, self._patience.write)
+            await self._calls.read("Lease/LeaseRevoke", request, pb.LeaseRevokeResponse, what, seconds)
         except LeaseLost:
             return
 
     async def status(self) -> tuple[MemberStatus, ...]:
         """Ask every configured member directly, all at once."""
+        await self._members.renew()
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(self._status_of(member)) for member in self._members.all()]
         return tuple(task.result() for task in asked)
@@ -181,6 +180,7 @@ class EtcdStore:
     async def _status_of(self, member: Member) -> MemberStatus:
         method = member.unary("/etcdserverpb.Maintenance/Status", pb.StatusResponse)
         try:
+            # no metadata: etcd asks nobody who he is for this, and it must be answered without a leader too
             reply = await method(pb.StatusRequest(), timeout=self._patience.read)
         except grpc.aio.AioRpcError as error:
             return MemberStatus(member.endpoint, error=error.details() or error.code().name)
@@ -192,42 +192,3 @@ class EtcdStore:
             database_bytes=reply.dbSize,
             alarms=tuple(reply.errors),
         )
-
-    async def _read(self, path: str, request: Message, reply: type[Reply], what: str, seconds: float) -> Reply:
-        return await self._call(path, request, reply, what, seconds, again=lambda _: True)
-
-    async def _write(self, path: str, request: Message, reply: type[Reply], what: str) -> Reply:
-        return await self._call(path, request, reply, what, self._patience.write, again=errors.not_carried_out)
-
-    async def _call(
-        self, path: str, request: Message, reply: type[Reply], what: str, seconds: float, again: Again
-    ) -> Reply:
-        async def once(member: Member) -> Reply:
-            method = member.unary(f"/etcdserverpb.{path}", reply)
-            answer = await method(request, timeout=seconds, metadata=HAS_LEADER)
-            assert isinstance(answer, reply)
-            return answer
-
-        return await self._retried(once, what, again)
-
-    async def _retried(self, once: Once[Reply], what: str, again: Again) -> Reply:
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._patience.total
-        while True:
-            member = self._members.current
-            if not await member.connected(self._patience.connect):
-                said = f"{member.endpoint} could not be connected to"
-            else:
-                try:
-                    return await once(member)
-                except grpc.aio.AioRpcError as error:
-                    if not errors.passing(error):
-                        raise errors.translate(error, what, member.endpoint) from error
-                    if not again(error):
-                        self._members.leave(member)
-                        raise errors.unknown(what, member.endpoint, error) from error
-                    said = f"{member.endpoint}: {error.details() or error.code().name}"
-            self._members.leave(member)
-            if clock() + self._patience.pause >= deadline:
-                raise errors.unavailable(what, str(self._members), self._patience.total, said)
-            await asyncio.sleep(self._patience.pause)

@@ -3,19 +3,22 @@
 1. The leader key exists under the leader's lease, and its create_revision is the leader's token.
 2. Every deciding write compares that token, so a deposed leader's write fails, however late it arrives.
 3. Whoever cannot renew its lease in time stops leading before another can start.
-4. A claim whose answer was lost is given up by revoking its lease: should it still arrive, it finds no lease.
+4. A leader key without a lease is nobody's (a person's, or a restore's): it is removed, one term after it was seen.
+5. A claim whose answer was lost is given up by revoking its lease: should it still arrive, it finds no lease.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import structlog
+from holdfast.coordinator.clock import boottime
 from holdfast.coordinator.store.lease import HeldLease
 from holdfast.coordinator.store.port import (
     Compacted,
     Compare,
+    Delete,
+    KeyValue,
     LeaseLost,
     OutcomeUnknown,
     Put,
@@ -23,6 +26,7 @@ from holdfast.coordinator.store.port import (
     Unavailable,
     absent,
     created_at,
+    unchanged,
 )
 
 log = structlog.get_logger()
@@ -52,9 +56,9 @@ class Election:
     """A candidate for one leader key."""
 
     def __init__(
-        self, store: Store, key: str, candidate: str, *, ttl: float, clock: Callable[[], float] = time.monotonic
+        self, store: Store, key: str, candidate: str, *, ttl: float, clock: Callable[[], float] = boottime
     ) -> None:
-        """`candidate`: the name written into the key. `ttl`: seconds. `clock`: CLOCK_BOOTTIME in production."""
+        """`candidate`: the name written into the key. `ttl`: seconds."""
         self._store = store
         self._key = key
         self._candidate = candidate
@@ -79,12 +83,22 @@ class Election:
 
     async def _until_free(self) -> None:
         held = await self._store.get(self._key)
-        if held is None:
-            return
-        async with aclosing(self._store.watch(self._key, held.mod_revision + 1)) as batches:
+        while held and held.lease:
+            held = await self._next(held.mod_revision + 1)
+        if held:
+            reason = "it has no lease, so no leader keeps it; it is removed"
+            log.warning("election.unleased", key=self._key, value=held.value.decode(errors="replace"), reason=reason)
+            await asyncio.sleep(self._ttl)  # whoever held it under a lease before has noticed by then
+            await self._store.transact([unchanged(self._key, held.mod_revision)], [Delete(self._key)])
+
+    async def _next(self, from_revision: int) -> KeyValue | None:
+        """The key as it is next written; None when it is deleted."""
+        async with aclosing(self._store.watch(self._key, from_revision)) as batches:
             async for batch in batches:
-                if any(event.kind == "delete" and event.kv.key == self._key for event in batch.events):
-                    return
+                for event in batch.events:
+                    if event.kv.key == self._key:
+                        return event.kv if event.kind == "put" else None
+        raise Unavailable(f"watch {self._key}: it ended")
 
     async def _claim(self) -> Leadership | None:
         lease = await HeldLease.hold(self._store, self._ttl, self._clock)

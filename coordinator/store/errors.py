@@ -16,6 +16,7 @@ from holdfast.coordinator.store.port import (
     Refused,
     StoreError,
     Unavailable,
+    WentBack,
 )
 
 # The member or the way to it is at fault, another one may do better.
@@ -26,19 +27,38 @@ _PASSING = {
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.INTERNAL,
 }
-# etcd's and gRPC's words (no other mark is sent) for requests that were turned away before they were proposed.
-_NOT_CARRIED_OUT = re.compile(r"failed to connect|etcdserver: (no leader|too many requests|not capable)")
+# etcd's and gRPC's words (no other mark is sent) for requests that were turned away before they changed anything.
+_NOT_CARRIED_OUT = re.compile(
+    r"failed to connect|etcdserver: (no leader|too many requests|not capable)|revision of auth store is old"
+)
+# A token that has expired, that the member has forgotten at a restart, or that rights were changed after.
+_LOGIN_AGAIN = re.compile(r"invalid auth token|revision of auth store is old|user name is empty")
 _UNKNOWN_LEASE = "requested lease not found"
 
 
 def passing(error: grpc.aio.AioRpcError) -> bool:
     """Whether another try, at another member, can help."""
-    return error.code() in _PASSING or "too many requests" in (error.details() or "")
+    return error.code() in _PASSING or not_carried_out(error)
 
 
 def not_carried_out(error: grpc.aio.AioRpcError) -> bool:
     """Whether the request certainly changed nothing, so that even a write may be sent again."""
     return bool(_NOT_CARRIED_OUT.search(error.details() or ""))
+
+
+def login_again(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the request was refused, unseen, for its token alone."""
+    return bool(_LOGIN_AGAIN.search(error.details() or ""))
+
+
+def auth_is_off(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a login failed because etcd asks nobody for one."""
+    return "authentication is not enabled" in (error.details() or "")
+
+
+def wrong_password(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a login failed because of the user or the password."""
+    return "invalid user ID or password" in (error.details() or "")
 
 
 def translate(error: grpc.aio.AioRpcError, what: str, endpoint: str) -> StoreError:
@@ -64,12 +84,15 @@ def translate(error: grpc.aio.AioRpcError, what: str, endpoint: str) -> StoreErr
 
 def is_denial(said: str) -> bool:
     """Whether etcd's words mean missing rights; a refused watch and a missing user come without a fitting code."""
-    return "permission denied" in said or "user name is empty" in said
+    return "permission denied" in said or bool(_LOGIN_AGAIN.search(said))
 
 
 def denied(where: str) -> PermissionDenied:
     """What to look at when etcd lets these credentials not do this."""
-    return PermissionDenied(f"{where}. Check this node's certificate, and its role with `etcdctl user get`")
+    return PermissionDenied(
+        f"{where}. Check whom etcd takes this for (the user in the settings, else the common name in the certificate) "
+        "and what that user may do: `etcdctl user get USER --detail`"
+    )
 
 
 def unavailable(what: str, endpoints: str, seconds: float, last: str) -> Unavailable:
@@ -77,6 +100,14 @@ def unavailable(what: str, endpoints: str, seconds: float, last: str) -> Unavail
     return Unavailable(
         f"{what}: none of etcd's members ({endpoints}) answered within {seconds:g} s; the last said: {last}. "
         "Check `etcdctl endpoint status` and the network to them"
+    )
+
+
+def behind(what: str, endpoint: str, revision: int, floor: int) -> WentBack:
+    """Etcd is older than what it has said before."""
+    return WentBack(
+        f"{what}: etcd at {endpoint} is at revision {revision} but was at {floor} before: it was restored from an old "
+        "backup, or is another cluster. Stop Holdfast on all nodes before letting it go on from there"
     )
 
 

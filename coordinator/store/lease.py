@@ -1,7 +1,8 @@
 """A lease that its holder keeps alive, and that expires at the holder before it does at the store.
 
 1. A term counts from before the request for it was sent, so it ends here no later than there.
-2. A renewal counts only if a read that follows still sees the key that the lease is held for.
+2. A renewal counts only if a read that follows, by way of the same member, still sees the key that the lease is held
+   for, and sees it under this lease.
 3. A term that has run out is never revived: whoever was stalled past it has lost, whatever the store still says.
 """
 
@@ -58,11 +59,11 @@ class HeldLease:
 
     async def _renew(self, key: str, create_revision: int) -> None:
         before = self._clock()
-        lease = await self._store.keep_alive(self.id)
-        seen = await self._store.get(key)
-        if seen is None or seen.create_revision != create_revision:
+        renewal = await self._store.keep_alive(self.id, key)
+        seen = renewal.seen
+        if seen is None or seen.create_revision != create_revision or seen.lease != self.id:
             raise LeaseLost(f"{key}: somebody removed it or put another in its place. Claim it again")
-        self._until = before + lease.ttl
+        self._until = before + renewal.ttl
 
     async def release(self) -> None:
         """End it at the store, if that can be done at once; a lease that stays behind expires by itself."""

@@ -5,12 +5,17 @@ A channel per member and not gRPC's own balancing: a stalled member is left on p
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from google.protobuf.message import Message
+from holdfast.coordinator.store.tls import Tls
+
+log = structlog.get_logger()
+
+_LOOK = 1.0  # seconds between two looks at the certificate files
+_GRACE = 10.0  # seconds for calls in flight on connections that were made with the certificates of before
 
 # etcd answers pings less than 5 s apart with GOAWAY too_many_pings. Without ping_timeout_ms a stopped member was
 # noticed only after 69 s (measured).
@@ -38,28 +43,13 @@ async def failure_of(call: Any) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files: the CA that signed etcd's certificates, and the certificate and key to show to it."""
-
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files; OSError if one cannot be."""
-        return grpc.ssl_channel_credentials(
-            self.ca.read_bytes(),
-            self.key.read_bytes() if self.key else None,
-            self.certificate.read_bytes() if self.certificate else None,
-        )
-
-
 class Member:
     """One member and the methods called on it."""
 
     def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.endpoint = endpoint
+        self.replaced = False
+        """Its connection was made with certificates that have been replaced; long calls should leave it."""
         self.channel = (
             grpc.aio.secure_channel(endpoint, credentials, options=_OPTIONS)
             if credentials
@@ -87,6 +77,8 @@ class Member:
     async def connected(self, seconds: float) -> bool:
         """Wait for the connection: a request that waits for one is not yet sent, so nothing is in doubt."""
         ready = grpc.ChannelConnectivity.READY
+        if self.channel.get_state(try_to_connect=True) is ready:
+            return True
         try:
             async with asyncio.timeout(seconds):
                 while (state := self.channel.get_state(try_to_connect=True)) is not ready:
@@ -102,11 +94,16 @@ class Members:
     """The configured members; `current` is the one to ask."""
 
     def __init__(self, endpoints: Sequence[str], tls: Tls | None) -> None:
+        """OSError if a certificate cannot be read."""
         if not endpoints:
             raise ValueError("no etcd endpoint is configured: give at least one as host:port")
+        self.tls = tls
         self._endpoints = tuple(endpoints)
+        self._stamp = tls.stamp() if tls else None
         self._credentials = tls.credentials() if tls else None
+        self._looked = 0.0
         self._open: dict[str, Member] = {}
+        self._replaced: list[tuple[float, Member]] = []
         self._preferred = 0
 
     def __str__(self) -> str:
@@ -126,6 +123,27 @@ class Members:
         if self._endpoints[self._preferred] == member.endpoint:
             self._preferred = (self._preferred + 1) % len(self._endpoints)
 
+    async def renew(self) -> None:
+        """Make new connections if the certificate files have changed; those that cannot be used yet are left alone."""
+        now = asyncio.get_running_loop().time()
+        if self.tls is None or now < self._looked + _LOOK:
+            return
+        self._looked = now
+        try:
+            stamp = self.tls.stamp()
+            if stamp != self._stamp:
+                self._credentials = await asyncio.to_thread(self.tls.credentials)
+                self._stamp = stamp
+                self._replaced += [(now + _GRACE, member) for member in self._open.values()]
+                for member in self._open.values():
+                    member.replaced = True
+                self._open = {}
+                log.info("etcd.certificates_read", ca=str(self.tls.ca), certificate=str(self.tls.certificate))
+        except OSError as error:
+            log.warning("etcd.certificates_unusable", ca=str(self.tls.ca), reason=str(error))
+        while self._replaced and self._replaced[0][0] <= now:
+            await self._replaced.pop(0)[1].channel.close(None)
+
     def _member(self, endpoint: str) -> Member:
         if endpoint not in self._open:
             self._open[endpoint] = Member(endpoint, self._credentials)
@@ -133,6 +151,7 @@ class Members:
 
     async def close(self) -> None:
         """Close all channels; calls in flight on them are cancelled."""
-        opened, self._open = self._open, {}
-        for member in opened.values():
+        opened = [*self._open.values(), *(member for _, member in self._replaced)]
+        self._open, self._replaced = {}, []
+        for member in opened:
             await member.channel.close(None)

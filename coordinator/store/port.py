@@ -134,10 +134,18 @@ class WatchBatch:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as the store granted or renewed it; `ttl` in seconds, counted from before the request was sent."""
+    """A lease as the store granted it; `ttl` in seconds, counted from before the request was sent."""
 
     id: int
     ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A renewed lease: its `ttl` in seconds, and the key that proves it as it was read afterwards (None: absent)."""
+
+    ttl: float
+    seen: KeyValue | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +240,11 @@ class Store(Protocol):
         """A new lease of about `ttl` seconds (whole ones; the store may make it longer)."""
         ...
 
-    async def keep_alive(self, lease_id: int) -> Lease:
-        """Renew once; `LeaseLost` if it is gone. Take the time before calling: the new term counts from there."""
+    async def keep_alive(self, lease_id: int, key: str) -> Renewal:
+        """Renew once; `LeaseLost` if it is gone. Take the time before calling: the new term counts from there.
+
+        It counts at all only if `key`, read afterwards by way of the same member, is still what the lease was got for.
+        """
         ...
 
     async def revoke(self, lease_id: int) -> None:

@@ -2,14 +2,28 @@
 
 import itertools
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from holdfast.coordinator.store.client import EtcdStore
-from integration.etcd_cluster import EtcdCluster, make_certificates, running
+from integration.etcd_cluster import Authority, EtcdCluster, running
 
 _numbers = itertools.count(1)
+_RESUMED = pytest.StashKey[list[tuple[str, float]]]()
+
+
+@pytest.fixture
+def resumed(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
+    """Notes after how many seconds a client went on after a fault, for the table at the end of the run."""
+    return lambda fault, seconds: request.config.stash.setdefault(_RESUMED, []).append((fault, seconds))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if noted := config.stash.get(_RESUMED, []):
+        terminalreporter.section("time to resume after a fault of etcd")
+        for fault, seconds in noted:
+            terminalreporter.write_line(f"{fault:<70} {seconds:6.1f} s")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +48,7 @@ def own_etcd(installed: None, tmp_path: Path) -> Iterator[EtcdCluster]:
 @pytest.fixture
 def etcd3(installed: None, tmp_path: Path) -> Iterator[EtcdCluster]:
     """Three members with TLS, to be harmed."""
-    with running(EtcdCluster(tmp_path, 3, tls=make_certificates(tmp_path))) as cluster:
+    with running(EtcdCluster(tmp_path, 3, tls=Authority(tmp_path).issue("root"))) as cluster:
         yield cluster
 
 

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.coordinator.store.members import Tls
+from holdfast.coordinator.store.tls import Tls
 
-_SAN = "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n"
+_CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 START_LIMIT = 20.0  # seconds until a cluster must be healthy
 
 
@@ -27,27 +27,41 @@ def free_port() -> int:
             return port
 
 
-def make_certificates(directory: Path) -> Tls:
-    """A CA, and one certificate for servers and clients, CN root."""
-    ca, key, csr = directory / "ca", directory / "node", directory / "node.csr"
-    (directory / "san").write_text(_SAN)
-    signed = ["-days", "2", "-out", f"{key}.crt", "-extfile", str(directory / "san")]
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    for argv in (
-        ["req", "-x509", *curve, "-keyout", f"{ca}.key", "-out", f"{ca}.crt", "-days", "2", "-subj", "/CN=test-ca"],
-        ["req", "-new", *curve, "-keyout", f"{key}.key", "-out", f"{csr}", "-subj", "/CN=root"],
-        ["x509", "-req", "-in", f"{csr}", "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial", *signed],
-    ):
-        subprocess.run(["openssl", *argv], check=True, capture_output=True)
-    return Tls(Path(f"{ca}.crt"), Path(f"{key}.crt"), Path(f"{key}.key"))
+class Authority:
+    """A CA in `directory`, and what it issues."""
+
+    def __init__(self, directory: Path, name: str = "test-ca") -> None:
+        directory.mkdir(exist_ok=True)
+        self._ca = directory / "ca"
+        out = ["-keyout", f"{self._ca}.key", "-out", f"{self._ca}.crt", "-days", "2", "-subj", f"/CN={name}"]
+        self._openssl("req", "-x509", *_CURVE, *out)
+
+    def issue(self, name: str, *, san: str = "IP:127.0.0.1,DNS:localhost", days: int = 2, file: str = "") -> Tls:
+        """A certificate for servers and clients, CN `name`; `days` below 0: it has expired."""
+        at = self._ca.with_name(file or name)
+        (extensions := Path(f"{at}.ext")).write_text(f"subjectAltName={san}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        self._openssl("req", "-new", *_CURVE, "-keyout", f"{at}.key", "-out", f"{at}.csr", "-subj", f"/CN={name}")
+        by = ["-CA", f"{self._ca}.crt", "-CAkey", f"{self._ca}.key", "-CAcreateserial", "-days", str(days)]
+        self._openssl("x509", "-req", "-in", f"{at}.csr", *by, "-out", f"{at}.crt", "-extfile", str(extensions))
+        return Tls(Path(f"{self._ca}.crt"), Path(f"{at}.crt"), Path(f"{at}.key"))
+
+    @staticmethod
+    def _openssl(*args: str) -> None:
+        subprocess.run(["openssl", *args], check=True, capture_output=True)
 
 
 class EtcdCluster:
     """Members 0 to n-1 with fresh data under `directory`."""
 
-    def __init__(self, directory: Path, members: int = 1, *, tls: Tls | None = None) -> None:
+    def __init__(
+        self, directory: Path, members: int = 1, *, tls: Tls | None = None, options: Sequence[str] = ()
+    ) -> None:
+        """`options`: more of etcd's own, for all members."""
         self.tls = tls
+        self.auth: str | None = None
+        """USER:PASSWORD for `ctl`, once passwords are asked for."""
         self._directory = directory
+        self._options = options
         self._clients = [free_port() for _ in range(members)]
         self._peers = [free_port() for _ in range(members)]
         self._children: list[subprocess.Popen[bytes] | None] = [None] * members
@@ -62,11 +76,12 @@ class EtcdCluster:
         scheme = "https" if self.tls else "http"
         peers = [f"{scheme}://127.0.0.1:{port}" for port in self._peers]
         client = f"{scheme}://{self.endpoints[index]}"
-        argv = ["etcd", "--name", f"m{index}", "--data-dir", str(self._directory / f"m{index}")]
+        argv = ["etcd", "--name", f"m{index}", "--data-dir", str(self.data(index))]
         argv += ["--listen-client-urls", client, "--advertise-client-urls", client]
         argv += ["--listen-peer-urls", peers[index], "--initial-advertise-peer-urls", peers[index]]
         argv += ["--initial-cluster", ",".join(f"m{i}={peer}" for i, peer in enumerate(peers))]
         argv += ["--heartbeat-interval", "50", "--election-timeout", "500", "--log-level", "error"]
+        argv += self._options
         if self.tls:
             files = [str(self.tls.certificate), str(self.tls.key), str(self.tls.ca)]
             for side in ("", "peer-"):
@@ -93,6 +108,31 @@ class EtcdCluster:
                 logs = "\n".join(path.read_text()[-2000:] for path in sorted(self._directory.glob("*.log")))
                 raise RuntimeError(f"etcd did not start: {asked.stderr.decode()}\n{logs}")
             time.sleep(0.05)
+
+    def data(self, index: int = 0) -> Path:
+        """Where a member keeps everything; to be copied only while it does not run."""
+        return self._directory / f"m{index}"
+
+    def leader(self) -> int:
+        """The member that leads etcd."""
+        return next(
+            index
+            for index, status in enumerate(self.ctl("endpoint", "status"))
+            if status["Status"]["leader"] == status["Status"]["header"]["member_id"]
+        )
+
+    def enable_auth(self, **roles: str) -> None:
+        """Ask for passwords: root:secret, and USER:secret with rights on one prefix for each USER=PREFIX."""
+        self.ctl(*["role", "add", "root"])
+        self.ctl(*["user", "add", "root:secret"])
+        self.ctl(*["user", "grant-role", "root", "root"])
+        for name, prefix in roles.items():
+            self.ctl("role", "add", name)
+            self.ctl("role", "grant-permission", name, "--prefix=true", "readwrite", prefix)
+            self.ctl("user", "add", f"{name}:secret")
+            self.ctl("user", "grant-role", name, name)
+        self.ctl("auth", "enable")
+        self.auth = "root:secret"
 
     def kill9(self, index: int) -> None:
         """Kill one member as a power cut does."""
@@ -140,6 +180,8 @@ class EtcdCluster:
         argv = ["etcdctl", "--endpoints", ",".join(endpoints), "--command-timeout", "3s"]
         if self.tls:
             argv += ["--cacert", str(self.tls.ca), "--cert", str(self.tls.certificate), "--key", str(self.tls.key)]
+        if self.auth:
+            argv += ["--user", self.auth]
         return subprocess.run([*argv, *args], capture_output=True, timeout=30, env={"ETCDCTL_API": "3"} | _path())
 
 

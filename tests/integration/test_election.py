@@ -107,6 +107,19 @@ async def test_a_leader_that_cannot_renew_stops_before_its_lease_ends_at_the_sto
         own_etcd.cont(0)
 
 
+async def test_a_leader_key_without_a_lease_does_not_block_the_election(store: EtcdStore, prefix: str) -> None:
+    await store.put(prefix + "leader", b"somebody who restored a backup")
+    a = Candidate(store, prefix + "leader", "a", 2)
+    began = asyncio.get_running_loop().time()
+    async with running(a):
+        await a.leading.wait()
+        assert asyncio.get_running_loop().time() - began >= 2, "whoever led under it has noticed by then"
+        await store.put(prefix + "leader", b"overwritten without a lease")
+        await asyncio.wait_for(a.deposed.wait(), 5)
+        await asyncio.wait_for(a.leading.wait(), 10)
+        assert a.terms[1].token > a.terms[0].token
+
+
 async def test_a_leader_that_resigns_makes_room_at_once(store: EtcdStore, prefix: str) -> None:
     a, b = (Candidate(store, prefix + "leader", name, 30) for name in "ab")
     async with running(a, b):

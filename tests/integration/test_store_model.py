@@ -89,8 +89,10 @@ def _draw(pair: Pair, prefix: str) -> tuple[str, Callable[[Any, int], Any]]:
         return kind, lambda store, side: store.put(key, value, lease[side])
     if kind == "delete":
         return kind, lambda store, side: store.delete(key)
-    if kind in ("keep_alive", "revoke") and lease != (0, 0):
-        return kind, lambda store, side: getattr(store, kind)(lease[side])
+    if kind == "revoke" and lease != (0, 0):
+        return kind, lambda store, side: store.revoke(lease[side])
+    if kind == "keep_alive" and lease != (0, 0):
+        return kind, lambda store, side: store.keep_alive(lease[side], *([key] if side == 0 else []))
     item = model.items.get(key)
     compares = [
         rng.choice((absent(key), created_at(key, item.create_revision if item else 7), value_is(key, value))),

@@ -12,6 +12,7 @@ from holdfast.coordinator.store.port import (
     MemberStatus,
     Operation,
     OutcomeUnknown,
+    Renewal,
     StoreError,
     TransactionResult,
     Unavailable,
@@ -177,8 +178,9 @@ class SimStore:
     async def grant(self, ttl: float) -> Lease:
         return await self._read("grant a lease", lambda: self._service.etcd.grant(ttl))
 
-    async def keep_alive(self, lease_id: int) -> Lease:
-        return await self._read("renew a lease", lambda: self._service.etcd.keep_alive(lease_id))
+    async def keep_alive(self, lease_id: int, key: str) -> Renewal:
+        etcd = self._service.etcd
+        return await self._read("renew a lease", lambda: Renewal(etcd.keep_alive(lease_id).ttl, etcd.get(key)))
 
     async def revoke(self, lease_id: int) -> None:
         await self._read("revoke a lease", lambda: self._service.etcd.revoke(lease_id))
