@@ -102,10 +102,7 @@ class SocketChannel(ABC):
     @property
     def peer(self) -> str:
         """Address and port of the other side."""
-        try:
-            return ":".join(str(part) for part in self._socket.getpeername()[:2])
-        except OSError:
-            return "the other agent"
+        return peer_of(self._socket)
 
     def transferred(self) -> int:
         """Bytes acknowledged by the other side plus bytes received from it."""
@@ -160,6 +157,14 @@ class TcpChannel(SocketChannel):
         """Send the end of the stream."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
+
+
+def peer_of(connection: socket.socket) -> str:
+    """Address and port of the other side."""
+    try:
+        return ":".join(str(part) for part in connection.getpeername()[:2])
+    except OSError:
+        return "the other agent"
 
 
 async def open_connection(address: str, port: int, pace: int | None) -> socket.socket:
