@@ -56,6 +56,10 @@ class SocketChannel(ABC):
     async def _receive(self, count: int) -> bytes:
         """At least one byte and at most `count`; none at the end. OSError."""
 
+    @abstractmethod
+    def finish_sending(self) -> None:
+        """No more bytes will follow from here."""
+
     async def send(self, message: wire.Request | wire.Answer | wire.Result) -> None:
         """Send one message."""
         data = message.SerializeToString()
