@@ -17,8 +17,8 @@ CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
 _SKEW = timedelta(hours=1)
 """A new certificate counts from so long ago: the clocks of the nodes may differ."""
-_SERVERS = {Role.NODE, Role.MEMBER, Role.CA}
-_CLIENTS = set(Role) - {Role.CA}
+_SERVERS = {Role.NODE, Role.MEMBER, Role.AUTHORITY}
+_CLIENTS = set(Role) - {Role.AUTHORITY}
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

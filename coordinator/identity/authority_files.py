@@ -102,8 +102,8 @@ class AuthorityFiles:
 
     def revoke(self, name: str, roles: frozenset[Role], now: datetime) -> list[Issued]:
         """Revoke every certificate of a name in these roles; what was revoked now. AuthorityError if none ever was."""
+        authority = self.load()
         with self._alone():
-            authority = self.load()
             known = [e for e in self.issued() if e.identity.name == name and e.identity.role in roles]
             if not known:
                 raise AuthorityError(f"no certificate was issued for {name}; holdfast ca list shows all")

@@ -28,7 +28,7 @@ class Role(StrEnum):
     """What an agent mirrors of Proxmox's files with."""
     MEMBER = "member"
     """A member of etcd, towards clients and towards other members."""
-    CA = "ca"
+    AUTHORITY = "authority"
     """Where nodes join and renew."""
     ADMIN = "admin"
     """etcd's `root`: makes users and roles."""

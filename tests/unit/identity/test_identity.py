@@ -91,7 +91,7 @@ def test_a_server_that_checks_host_names_takes_no_other_role_for_a_node() -> Non
         return extension.value.get_values_for_type(x509.DNSName)
 
     assert names(Role.NODE) == ["pve1"]
-    assert names(Role.CA) == ["pve1.ca.holdfast"]
+    assert names(Role.AUTHORITY) == ["pve1.authority.holdfast"]
 
 
 def test_an_operator_cannot_pose_as_a_server_and_the_authoritys_service_not_as_a_client() -> None:
@@ -100,7 +100,7 @@ def test_an_operator_cannot_pose_as_a_server_and_the_authoritys_service_not_as_a
         return {oid._name for oid in extension.value}
 
     assert purposes(Role.OPERATOR) == {"clientAuth"}
-    assert purposes(Role.CA) == {"serverAuth"}
+    assert purposes(Role.AUTHORITY) == {"serverAuth"}
     assert purposes(Role.NODE) == {"serverAuth", "clientAuth"}
 
 
