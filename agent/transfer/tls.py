@@ -48,12 +48,17 @@ class TlsChannel(SocketChannel):
         self._pump: asyncio.Future[None] | None = None
 
     async def _write(self, data: bytes) -> None:
+        self._join_writes(False)
         rest = memoryview(data)
         while rest:
             rest = rest[await self._tried(lambda: self._tls.send(rest)) :]  # noqa: B023 - called before it changes
 
     async def _receive(self, count: int) -> bytes:
         return await self._tried(lambda: self._tls.recv(count))
+
+    def _join_writes(self, join: bool) -> None:
+        """A stream's small writes are joined (Nagle), a message goes out at once."""
+        self._tls.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, not join)
 
     async def _tried(self, operation: Callable[[], T]) -> T:
         try:
@@ -67,6 +72,7 @@ class TlsChannel(SocketChannel):
     @contextlib.asynccontextmanager
     async def sending(self) -> AsyncIterator[int]:
         """A pipe, and a thread that moves what comes out of it. That it could not shows in the result."""
+        self._join_writes(True)
         source, sink = pump.pipe()
         self._pump = pump.start(lambda: pump.stream_out(source, self._tls))
         try:

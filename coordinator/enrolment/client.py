@@ -97,7 +97,8 @@ def _exchange(
     try:
         connection.connect()
         if role is not None:
-            shown: bytes = connection.sock.getpeercert(binary_form=True)
+            shown = connection.sock.getpeercert(binary_form=True)
+            assert isinstance(shown, bytes), "TLS has verified it"
             check_peer(x509.load_der_x509_certificate(shown), Revocations(), frozenset({role}))
         connection.request(method, path, body)
         response = connection.getresponse()
