@@ -38,6 +38,7 @@ ci: ## what continuous integration runs
 bench: env ## the figures of the README, each as a ratio in one run (the first two in virtual hosts)
 	$(RUN) python benchmarks/cycle.py
 	$(RUN) python benchmarks/transfer.py
+	$(RUN) python benchmarks/tls.py
 	$(RUN) python benchmarks/formats.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/mirror.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/etcd.py

@@ -14,7 +14,9 @@ from holdfast.agent.scanner import Scanner
 from holdfast.agent.slots import Slots
 from holdfast.agent.transfer.receiver import Receiver
 from holdfast.agent.transfer.sender import Sender
+from holdfast.agent.trust import Trust
 from holdfast.agent.view import View
+from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.store.cache import Cache, Change
 from holdfast.coordinator.store.mark import mark_of
@@ -29,7 +31,15 @@ RESTART = 10.0
 class Agent:
     """Everything of one node but the ports, which are given; `api` is served by whoever runs the agent."""
 
-    def __init__(self, settings: AgentSettings, store: Store, volumes: Volumes, wire: Wire, host: Host) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        store: Store,
+        volumes: Volumes,
+        wire: Wire,
+        host: Host,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._settings = settings
         self._host = host
         self._wire = wire
@@ -41,8 +51,13 @@ class Agent:
         self._cache = Cache(store, keys.root, clock=host.monotonic, admit=self._admit)
         for prefix in (keys.desired_prefix, keys.owners_prefix, keys.meta):
             self._cache.subscribe(prefix, self._on_change)
+        self._trust = Trust(credentials, host) if credentials else None
+        if self._trust:
+            self._cache.subscribe(keys.revoked, self._trust.on_change)
         scanner = Scanner(volumes, host)
         self._reporter = Reporter(settings.node, keys, store, self._view, scanner, host)
+        if credentials:
+            self._reporter.conditions = credentials.conditions
         self._context = Context(
             me=settings.node,
             view=self._view,
@@ -74,6 +89,8 @@ class Agent:
         settings = self._settings
         async with asyncio.TaskGroup() as group:
             group.create_task(self._cache.run())
+            if self._trust:
+                group.create_task(self._trust.run())
             group.create_task(self._wire.serve(settings.listen, settings.transfer_port, self._receiver.handle))
             self._host.notify("READY=1")
             await self._cache.synced.wait()

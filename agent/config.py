@@ -1,13 +1,25 @@
 """The agent's settings: environment before file before default."""
 
 import socket
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from holdfast.coordinator.config import EtcdSettings
+from holdfast.coordinator.identity.credentials import Credentials
+from holdfast.coordinator.identity.identity import Identity, Role
 from holdfast.coordinator.model.names import NodeName
 from holdfast.coordinator.model.node import API_PORT, TRANSFER_PORT, Port
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class InsecureRefused(Exception):
+    """The settings would let anybody in; the message says what to set."""
 
 
 class AgentSettings(EtcdSettings):
@@ -18,8 +30,45 @@ class AgentSettings(EtcdSettings):
     listen: str = "0.0.0.0"  # noqa: S104 - peers connect to whatever address desired state gives
     transfer_port: Port = TRANSFER_PORT
     api_port: Port = API_PORT
+    trusted: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Networks on which transfers go without TLS, and a peer is believed to be who it says it is."""
+    insecure: bool = False
+    """Run without certificates: whoever reaches the ports can pose as any node."""
     transfers: Annotated[int, Field(ge=1, le=64)] = 4
     """How many disks are sent at once."""
     state: Path = Path("/var/lib/holdfast")
     mirror: Path | None = None
     """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""
+
+    @model_validator(mode="after")
+    def _insecure_is_meant(self) -> Self:
+        if self.insecure and self.cert:
+            raise ValueError("insecure and certificates contradict each other; name networks that need none as trusted")
+        if self.trusted and not self.cert:
+            raise ValueError("trusted networks are exceptions from TLS, which needs ca, cert and key")
+        return self
+
+    def credentials(self) -> Credentials | None:
+        """This node's identity; None where it runs without. Raises InsecureRefused, OSError or ValueError."""
+        if self.ca and self.cert and self.key:
+            found = Credentials(self.ca, self.cert, self.key)
+            if found.identity != Identity(self.node, Role.NODE):
+                raise InsecureRefused(
+                    f"{self.cert} is the certificate of {found.identity}, but this is node {self.node}: "
+                    f"set `node`, or join it: holdfast ca token {self.node}"
+                )
+            return found
+        if not self.insecure and not _is_loopback(self.listen):
+            raise InsecureRefused(
+                "this node has no certificate (ca, cert, key), so anybody could pose as any node. "
+                f"Join it to the cluster (holdfast join {self.node} TOKEN), or, where every machine on the "
+                "network is trusted, set `insecure: true`"
+            )
+        return None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

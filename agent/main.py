@@ -9,14 +9,16 @@ import click
 import structlog
 import yaml
 from holdfast.agent.agent import Agent
-from holdfast.agent.config import AgentSettings
+from holdfast.agent.config import AgentSettings, InsecureRefused
 from holdfast.agent.host import LinuxHost
 from holdfast.agent.mirror.pve import PveMirror
 from holdfast.agent.ports import Host
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
 from holdfast.agent.transfer.tcp import TcpWire
+from holdfast.agent.transfer.tls import TlsWire
 from holdfast.coordinator import __version__
 from holdfast.coordinator.grouped import first
+from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.planning.desired import describe
 from holdfast.coordinator.store.port import Store
@@ -37,7 +39,11 @@ def main(config: Path | None, verbose: bool) -> None:
     except (OSError, yaml.YAMLError, ValidationError) as error:
         text = describe(error) if isinstance(error, ValidationError) else str(error)
         raise click.UsageError(f"the settings cannot be used: {text}") from None
-    sys.exit(asyncio.run(_run(settings)))
+    try:
+        credentials = settings.credentials()
+    except (InsecureRefused, OSError, ValueError) as error:
+        raise click.UsageError(f"the agent is not started: {error}") from None
+    sys.exit(asyncio.run(_run(settings, credentials)))
 
 
 async def _serve(agent: Agent, settings: AgentSettings, store: Store, host: Host) -> None:
@@ -50,12 +56,15 @@ async def _serve(agent: Agent, settings: AgentSettings, store: Store, host: Host
             group.create_task(mirror.run())
 
 
-async def _run(settings: AgentSettings) -> int:
+async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
     """0 after a stop that was asked for, 1 after a failure."""
+    wire = TlsWire(credentials, settings.trusted) if credentials else TcpWire()
+    if credentials is None:
+        log.warning("without certificates: whoever reaches the ports can pose as any node", listen=settings.listen)
     host = LinuxHost(settings.state)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        parts = Agent(settings, store, ZfsVolumes(host.now), TcpWire(), host)
+        parts = Agent(settings, store, ZfsVolumes(host.now), wire, host, credentials)
         agent = asyncio.create_task(_serve(parts, settings, store, host))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)

@@ -31,7 +31,14 @@ class WireError(Exception):
 
 
 class Channel(Protocol):
-    """An open connection to another agent, between its preamble and its result."""
+    """An open connection to another agent, between its preamble and its result.
+
+    Each call raises WireError, or Refused where the other side does not accept who this one is.
+    """
+
+    @property
+    def node(self) -> str | None:
+        """The node that the other side has proven to be; None where the link is trusted as a whole."""
 
     async def send(self, message: wire.Request | wire.Answer | wire.Result) -> None:
         """Send one message. Raises WireError."""
@@ -64,8 +71,11 @@ Handler = Callable[[Channel], Awaitable[None]]
 class Wire(Protocol):
     """Connections between agents."""
 
-    async def connect(self, address: str, port: int, pace: int | None = None) -> Channel:
-        """Connect to an agent. `pace` bounds what this side sends, in bytes per second. Raises WireError."""
+    async def connect(self, node: str, address: str, port: int, pace: int | None = None) -> Channel:
+        """Connect to a node's agent. `pace` bounds what this side sends, in bytes per second.
+
+        Raises WireError, or Refused where another than `node` answers.
+        """
 
     async def serve(self, address: str, port: int, handler: Handler) -> None:
         """Accept connections until cancelled; each gets `handler` in a task of its own."""

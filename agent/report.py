@@ -42,6 +42,8 @@ class Reporter:
         self._since: dict[str, tuple[Condition, ...]] = {}
         self._started = host.now()
         self.guests: Callable[[], Mapping[int, GuestWorker]] = dict
+        self.conditions: Callable[[datetime], tuple[Condition, ...]] = lambda now: ()
+        """What is wrong with the node itself."""
 
     def changed(self) -> None:
         """There may be something new to say."""
@@ -137,11 +139,14 @@ class Reporter:
 
     def _self(self, now: datetime) -> AgentReport:
         """`seen` moves in steps, so that it alone causes no write more often than that."""
+        key = self._keys.agent(self._me)
+        self._since[key] = keep_since(self._since.get(key, ()), self.conditions(now), now)
         seen = datetime.fromtimestamp(now.timestamp() // SEEN.total_seconds() * SEEN.total_seconds(), now.tzinfo)
         return AgentReport(
             version=__version__,
             started=self._started,
             seen=max(seen, self._started),
+            conditions=self._since[key],
             problems=self._view.desired.problems,
         )
 

@@ -158,9 +158,9 @@ class TargetWorker:
             case SendDisk():
                 await sender.send(node, claim, assignment, step, scan.volumes[step.disk.dataset])
             case AbortPartial():
-                await sender.abort_partial(node, claim, step.disk.target_dataset)
+                await sender.abort_partial(node, claim, assignment, step.disk.target_dataset)
             case SetAside():
-                await sender.set_aside(node, claim, step.disk.target_dataset)
+                await sender.set_aside(node, claim, assignment, step.disk.target_dataset)
 
     async def _commit(self, goal: RecoveryPoint, assignment: Assignment, node: Node, scan: Scan) -> None:
         definition = _definition(scan, self._vmid, goal)

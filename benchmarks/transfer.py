@@ -57,7 +57,7 @@ async def holdfast():
     server = asyncio.create_task(connections.serve("127.0.0.1", port, serve))
     await asyncio.sleep(0.2)
     began = time.monotonic()
-    channel = await connections.connect("127.0.0.1", port)
+    channel = await connections.connect("here", "127.0.0.1", port)
     await channel.send(wire.Request())
     await channel.answer()
     await volumes.send(SendOrder("tank/source@1"), channel)

@@ -100,7 +100,7 @@ def start_agents(hosts: list[Host]) -> None:
 def start_agent(host: Host) -> None:
     """Most of its time is the emulated host's, so hosts are done side by side."""
     host.deploy()
-    host.put("endpoints: [http://10.77.0.254:2379]\n", "/etc/holdfast/agent.yaml")
+    host.put("endpoints: [http://10.77.0.254:2379]\ninsecure: true\n", "/etc/holdfast/agent.yaml")
     print(f"{host.name}# holdfast-agent --config /etc/holdfast/agent.yaml &", flush=True)
     host.spawn("holdfast-agent --config /etc/holdfast/agent.yaml", "agent")
 

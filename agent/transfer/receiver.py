@@ -66,6 +66,7 @@ class Receiver:
         try:
             request = await channel.request()
             try:
+                _authenticate(request.claim, channel.node)
                 await self._serve(request, channel)
             except Refused as refusal:
                 log.info("refused", node=request.claim.node, vmid=request.claim.vmid, reason=refusal.reason)
@@ -73,7 +74,7 @@ class Receiver:
             except VolumesError as error:
                 log.warning("failed", node=request.claim.node, vmid=request.claim.vmid, error=str(error))
                 await channel.send(wire.Answer(refused=str(error), reason="StorageFailed"))
-        except WireError as error:
+        except (WireError, Refused) as error:
             log.info("connection lost", error=str(error))
 
     async def _serve(self, request: wire.Request, channel: Channel) -> None:
@@ -230,3 +231,12 @@ class Receiver:
         name = await self._volumes.set_aside(dataset, claim.vmid, claim.epoch)
         self._scanner.changed(claim.vmid)
         log.warning("set aside", vmid=claim.vmid, dataset=dataset, kept_as=name)
+
+
+def _authenticate(claim: wire.Claim, node: str | None) -> None:
+    """A node speaks for itself alone. Raises Refused."""
+    if node is not None and claim.node != node:
+        raise Refused(
+            "NotThatNode",
+            f"the certificate is {node}'s, the request {claim.node}'s; see `node` in the agent's settings on {node}",
+        )

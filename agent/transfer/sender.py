@@ -48,16 +48,18 @@ class Sender:
     async def inventory(self, node: Node, claim: Claim, assignment: Assignment) -> Inventory:
         """Ask what the target holds of the guest."""
         datasets = [disk.target_dataset for disk in assignment.disks]
-        answer = await self._ask(node, _request(claim, inventory=wire.InventoryRequest(datasets=datasets)))
+        answer = await self._ask(
+            assignment.node, node, _request(claim, inventory=wire.InventoryRequest(datasets=datasets))
+        )
         return inventory(answer.inventory)
 
-    async def abort_partial(self, node: Node, claim: Claim, dataset: str) -> None:
+    async def abort_partial(self, node: Node, claim: Claim, assignment: Assignment, dataset: str) -> None:
         """Have the target drop a half-received stream."""
-        await self._ask(node, _request(claim, abort=wire.AbortRequest(dataset=dataset)))
+        await self._ask(assignment.node, node, _request(claim, abort=wire.AbortRequest(dataset=dataset)))
 
-    async def set_aside(self, node: Node, claim: Claim, dataset: str) -> None:
+    async def set_aside(self, node: Node, claim: Claim, assignment: Assignment, dataset: str) -> None:
         """Have the target rename a replica that cannot be gone on with."""
-        await self._ask(node, _request(claim, aside=wire.AsideRequest(dataset=dataset)))
+        await self._ask(assignment.node, node, _request(claim, aside=wire.AsideRequest(dataset=dataset)))
 
     async def commit(
         self,
@@ -77,6 +79,7 @@ class Sender:
         }
         record = at_target(point, assignment).model_dump_json().encode()
         await self._ask(
+            assignment.node,
             node,
             _request(claim, commit=wire.CommitRequest(point=record, definition=definition, properties=properties)),
         )
@@ -92,7 +95,7 @@ class Sender:
             resume=step.resume_token is not None,
             kind=volume.kind,
         )
-        channel = await self._wire.connect(node.address, node.transfer_port, assignment.bandwidth)
+        channel = await self._wire.connect(assignment.node, node.address, node.transfer_port, assignment.bandwidth)
         transfer = Transfer(
             step.vmid, step.disk.disk, step.target, _estimate(volume, step), self._host.monotonic(), channel
         )
@@ -133,8 +136,8 @@ class Sender:
         if result.failed:
             raise VolumesError(result.failed)
 
-    async def _ask(self, node: Node, request: wire.Request) -> wire.Answer:
-        channel = await self._wire.connect(node.address, node.transfer_port)
+    async def _ask(self, name: str, node: Node, request: wire.Request) -> wire.Answer:
+        channel = await self._wire.connect(name, node.address, node.transfer_port)
         try:
             await channel.send(request)
             return _accepted(await channel.answer())

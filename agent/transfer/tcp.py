@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import socket
 import struct
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import structlog
@@ -32,8 +34,11 @@ _BYTES_ACKED, _BYTES_RECEIVED = 120, 128  # offsets in struct tcp_info (linux/tc
 M = TypeVar("M", bound=Message)
 
 
-class TcpChannel:
-    """One connection."""
+class SocketChannel(ABC):
+    """One connection: its messages. How bytes get through is up to the class beneath."""
+
+    node: str | None = None
+    """Who the other side has proven to be; None where the link is trusted to tell."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -43,14 +48,24 @@ class TcpChannel:
         for option, value in ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
+    @abstractmethod
+    async def _write(self, data: bytes) -> None:
+        """Send all of it. OSError."""
+
+    @abstractmethod
+    async def _receive(self, count: int) -> bytes:
+        """At least one byte and at most `count`; none at the end. OSError."""
+
+    @abstractmethod
+    def finish_sending(self) -> None:
+        """No more bytes will follow from here."""
+
     async def send(self, message: wire.Request | wire.Answer | wire.Result) -> None:
         """Send one message."""
         data = message.SerializeToString()
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                await asyncio.get_running_loop().sock_sendall(self._socket, struct.pack(">I", len(data)) + data)
+                await self._write(struct.pack(">I", len(data)) + data)
         except (OSError, TimeoutError) as error:
             raise WireError(f"the connection to {self.peer} broke: {str(error) or 'it takes no more'}") from None
 
@@ -67,7 +82,6 @@ class TcpChannel:
         return await self._read(wire.Result())
 
     async def _read(self, message: M) -> M:
-        self._socket.setblocking(False)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 (length,) = struct.unpack(">I", await self._exactly(4))
@@ -83,7 +97,7 @@ class TcpChannel:
     async def _exactly(self, count: int) -> bytes:
         data = b""
         while len(data) < count:
-            piece = await asyncio.get_running_loop().sock_recv(self._socket, count - len(data))
+            piece = await self._receive(count - len(data))
             if not piece:
                 raise ConnectionResetError("it was closed")
             data += piece
@@ -92,16 +106,7 @@ class TcpChannel:
     @property
     def peer(self) -> str:
         """Address and port of the other side."""
-        try:
-            return ":".join(str(part) for part in self._socket.getpeername()[:2])
-        except OSError:
-            return "the other agent"
-
-    def fileno(self) -> int:
-        """The socket for a child process, which expects it to block. A stream's small writes are joined (Nagle)."""
-        self._socket.setblocking(True)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
-        return self._socket.fileno()
+        return peer_of(self._socket)
 
     def transferred(self) -> int:
         """Bytes acknowledged by the other side plus bytes received from it."""
@@ -113,11 +118,6 @@ class TcpChannel:
         (received,) = struct.unpack_from("Q", info, _BYTES_RECEIVED)
         return int(acked) + int(received)
 
-    def finish_sending(self) -> None:
-        """Send the end of the stream."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-
     def abort(self) -> None:
         """Shut both directions: also a child that holds the socket sees its end."""
         with contextlib.suppress(OSError):
@@ -128,57 +128,110 @@ class TcpChannel:
         self._socket.close()
 
 
-class TcpWire:
-    """Connections over plain TCP; a later issue adds mTLS."""
+class TcpChannel(SocketChannel):
+    """A bare connection, which a child process can be given."""
 
-    async def connect(self, address: str, port: int, pace: int | None = None) -> TcpChannel:
-        """Connect, within CONNECT_TIMEOUT."""
-        loop = asyncio.get_running_loop()
-        error: Exception | None = None
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                for family, kind, protocol, _, target in await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM):
-                    connection = socket.socket(family, kind, protocol)
-                    try:
-                        connection.setblocking(False)
-                        if pace is not None:  # the kernel spaces the packets out: exact, and no byte passes through us
-                            connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("Q", pace))
-                        await loop.sock_connect(connection, target)
-                        return TcpChannel(connection)
-                    except OSError as reason:
-                        connection.close()
-                        error = reason
-                    except BaseException:
-                        connection.close()
-                        raise
-        except (OSError, UnicodeError) as reason:  # UnicodeError: a host name with an empty or too long part
-            error = reason
-        raise WireError(f"{address}:{port} cannot be reached: {str(error or '') or 'no answer'}; does its agent run?")
+    async def _write(self, data: bytes) -> None:
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
-    async def serve(self, address: str, port: int, handler: Handler) -> None:
-        """Accept connections until cancelled."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        loop = asyncio.get_running_loop()
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.setblocking(False)
-            listener.bind((address, port))
-            listener.listen(128)
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    try:
-                        connection, _ = await loop.sock_accept(listener)
-                    except OSError as error:  # accept(2): too many open files, or the peer has gone already
-                        log.warning("a connection was not accepted", error=str(error))
-                        await asyncio.sleep(ACCEPT_AGAIN)
-                    else:
-                        group.create_task(_handle(connection, handler))
+    async def _receive(self, count: int) -> bytes:
+        self._socket.setblocking(False)
+        return await asyncio.get_running_loop().sock_recv(self._socket, count)
+
+    def fileno(self) -> int:
+        """The socket for a child process, which expects it to block. A stream's small writes are joined (Nagle)."""
+        self._socket.setblocking(True)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        return self._socket.fileno()
+
+    @contextlib.asynccontextmanager
+    async def sending(self) -> AsyncIterator[int]:
+        """Where a child writes the stream to; at the end of the block so ends the stream."""
+        yield self.fileno()
+        self.finish_sending()
+
+    @contextlib.asynccontextmanager
+    async def receiving(self) -> AsyncIterator[int]:
+        """Where a child reads the stream from."""
+        yield self.fileno()
+
+    def finish_sending(self) -> None:
+        """Send the end of the stream."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
 
-async def _handle(connection: socket.socket, handler: Handler) -> None:
+def peer_of(connection: socket.socket) -> str:
+    """Address and port of the other side."""
+    try:
+        return ":".join(str(part) for part in connection.getpeername()[:2])
+    except OSError:
+        return "the other agent"
+
+
+async def open_connection(address: str, port: int, pace: int | None) -> socket.socket:
+    """Connect, within CONNECT_TIMEOUT. Raises WireError."""
+    loop = asyncio.get_running_loop()
+    error: Exception | None = None
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            for family, kind, protocol, _, target in await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM):
+                connection = socket.socket(family, kind, protocol)
+                try:
+                    connection.setblocking(False)
+                    if pace is not None:  # the kernel spaces the packets out: exact, and no byte passes through us
+                        connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("Q", pace))
+                    await loop.sock_connect(connection, target)
+                    return connection
+                except OSError as reason:
+                    connection.close()
+                    error = reason
+                except BaseException:
+                    connection.close()
+                    raise
+    except (OSError, UnicodeError) as reason:  # UnicodeError: a host name with an empty or too long part
+        error = reason
+    raise WireError(f"{address}:{port} cannot be reached: {str(error or '') or 'no answer'}; does its agent run?")
+
+
+async def listen(address: str, port: int, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
+    """Accept connections until cancelled; each gets `serve` in a task of its own, and is closed after it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    loop = asyncio.get_running_loop()
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind((address, port))
+        listener.listen(128)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    connection, _ = await loop.sock_accept(listener)
+                except OSError as error:  # accept(2): too many open files, or the peer has gone already
+                    log.warning("a connection was not accepted", error=str(error))
+                    await asyncio.sleep(ACCEPT_AGAIN)
+                else:
+                    group.create_task(_handle(connection, serve))
+
+
+async def _handle(connection: socket.socket, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
     """One connection's failure leaves the others served (invariant 7)."""
     with connection:
         try:
-            await handler(TcpChannel(connection))
+            await serve(connection)
         except Exception:
             log.exception("a connection failed in a way that nobody foresaw")
+
+
+class TcpWire:
+    """Connections over plain TCP, for links that are trusted as a whole; others have `tls`."""
+
+    async def connect(self, node: str, address: str, port: int, pace: int | None = None) -> TcpChannel:
+        """Connect; that `node` answers there is believed."""
+        return TcpChannel(await open_connection(address, port, pace))
+
+    async def serve(self, address: str, port: int, handler: Handler) -> None:
+        """Accept connections until cancelled."""
+        await listen(address, port, lambda connection: handler(TcpChannel(connection)))

@@ -1,19 +1,25 @@
 """The `holdfast` command: people steer by writing desired state, and see what comes of it."""
 
 import logging
+import os
 from pathlib import Path
 
 import click
 import structlog
+import yaml
 from click.shell_completion import get_completion_class
 from holdfast.coordinator import __version__
 from holdfast.coordinator.cli.apply import apply, diff
 from holdfast.coordinator.cli.bwlimit import bwlimit
+from holdfast.coordinator.cli.ca import ca
 from holdfast.coordinator.cli.calendar import calendar
 from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.explain import explain
 from holdfast.coordinator.cli.guest import guest
 from holdfast.coordinator.cli.importing import import_
+from holdfast.coordinator.cli.init import init
+from holdfast.coordinator.cli.join import join, renew
+from holdfast.coordinator.cli.machine import DEFAULT
 from holdfast.coordinator.cli.plan import plan
 from holdfast.coordinator.cli.points import points
 from holdfast.coordinator.cli.pvesr import pvesr
@@ -38,29 +44,39 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "endpoints",
     multiple=True,
     envvar="HOLDFAST_ENDPOINTS",
-    help=f"URL of an etcd member; may be given several times.  [default: {DEFAULT_ENDPOINT}]",
+    help=f"URL of an etcd member; may be given several times.  [default: operator.yaml's, else {DEFAULT_ENDPOINT}]",
 )
-@click.option("--cluster", envvar="HOLDFAST_CLUSTER", default=DEFAULT_CLUSTER, show_default=True, help="Which cluster.")
+@click.option("--cluster", envvar="HOLDFAST_CLUSTER", help=f"Which cluster.  [default: {DEFAULT_CLUSTER}]")
 @click.option("--ca", type=_FILE, envvar="HOLDFAST_CA", help="Certificate of the authority that signed etcd's (PEM).")
 @click.option("--cert", type=_FILE, envvar="HOLDFAST_CERT", help="Certificate to show to etcd (PEM).")
 @click.option("--key", type=_FILE, envvar="HOLDFAST_KEY", help="Its private key (PEM).")
 @click.version_option(__version__, prog_name="holdfast")
 @click.pass_context
 def cli(
-    ctx: click.Context, endpoints: tuple[str, ...], cluster: str, ca: Path | None, cert: Path | None, key: Path | None
+    ctx: click.Context,
+    endpoints: tuple[str, ...],
+    cluster: str | None,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
 ) -> None:
     """Keep every guest's disks where you said they should be.
 
     Exit codes: 0 done, 1 failed or refused, 2 wrong usage. Every option can also be given in the environment:
     HOLDFAST_ENDPOINTS (separated by commas), HOLDFAST_CLUSTER, HOLDFAST_CA, HOLDFAST_CERT, HOLDFAST_KEY.
+    Without an endpoint, what /etc/holdfast/operator.yaml says is used (holdfast init and join write it).
     """
-    given = [part for endpoint in endpoints for part in endpoint.split(",") if part]
+    urls = tuple(part for endpoint in endpoints for part in endpoint.split(",") if part)
+    given = {"endpoints": urls, "cluster": cluster, "ca": ca, "cert": cert, "key": key}
+    given = {name: value for name, value in given.items() if value}
+    file = Path(os.environ.get("HOLDFAST_DIR", DEFAULT)) / "operator.yaml"
     try:
-        settings = EtcdSettings(
-            endpoints=tuple(given) or (DEFAULT_ENDPOINT,), cluster=cluster, ca=ca, cert=cert, key=key
-        )
+        written = yaml.safe_load(file.read_text()) if not urls and file.exists() else {}
+        settings = EtcdSettings(**{**written, **given})
     except ValidationError as error:
         raise click.UsageError(describe(error)) from None
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        raise click.UsageError(f"{file} cannot be used: {error}") from None
     ctx.obj = Connection(settings)
 
 
@@ -79,8 +95,9 @@ def completion(shell: str) -> None:
 _STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, import_)
 _OFFLINE = (storage, volume, guest, calendar, retention, bwlimit, pvesr)
 """They read Proxmox's files and answer without etcd."""
+_IDENTITIES = (init, join, renew, ca)
 
-for _command in (*_STEERING, *_OFFLINE):
+for _command in (*_STEERING, *_OFFLINE, *_IDENTITIES):
     cli.add_command(_command)
 
 

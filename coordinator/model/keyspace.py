@@ -54,6 +54,11 @@ class Keyspace:
         return f"{self.root}leader"
 
     @property
+    def revoked(self) -> str:
+        """The authority's list of certificates that no longer count (PEM, signed)."""
+        return f"{self.root}revoked"
+
+    @property
     def desired_prefix(self) -> str:
         """All desired state."""
         return f"{self.root}desired/"

@@ -52,7 +52,7 @@ async def pair(pace: int | None = None) -> AsyncIterator[tuple[TcpChannel, TcpCh
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         listener.listen()
-        here = await TcpWire().connect(HOST, listener.getsockname()[1], pace)
+        here = await TcpWire().connect("beta", HOST, listener.getsockname()[1], pace)
         there = TcpChannel(listener.accept()[0])
         try:
             yield here, there
@@ -193,7 +193,7 @@ async def test_every_bandwidth_that_a_policy_may_have_is_taken(rate: int) -> Non
 @pytest.mark.parametrize("address", [HOST, "no-such-host.invalid", "a..b", "a" * 64 + ".example", "::1"])
 async def test_an_agent_that_cannot_be_reached_is_named(address: str) -> None:
     with pytest.raises(WireError, match="cannot be reached") as refused:
-        await TcpWire().connect(address, free_port())
+        await TcpWire().connect("beta", address, free_port())
     assert address in str(refused.value)
     assert "does its agent run?" in str(refused.value)
 
@@ -210,7 +210,7 @@ async def test_an_agent_that_does_not_answer_the_connection_is_given_up(monkeypa
                 other.setblocking(False)
                 assert other.connect_ex(address) in (0, errno.EINPROGRESS)
             with pytest.raises(WireError, match="cannot be reached"):
-                await TcpWire().connect(*address)
+                await TcpWire().connect("beta", *address)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ async def test_a_peer_that_resets_the_connection_is_an_error_on_both_ways() -> N
 
 
 async def exchange(port: int, text: str) -> str:
-    channel = await TcpWire().connect(HOST, port)
+    channel = await TcpWire().connect("beta", HOST, port)
     try:
         await channel.send(request(text))
         return (await channel.answer()).refused
@@ -334,7 +334,7 @@ async def test_a_server_that_stops_closes_its_connections() -> None:
         await asyncio.sleep(60)
 
     async with serving(handler) as port:
-        channel = await TcpWire().connect(HOST, port)
+        channel = await TcpWire().connect("beta", HOST, port)
         await asyncio.sleep(0.1)
     with pytest.raises(WireError, match="broke"):
         async with asyncio.timeout(5):

@@ -72,7 +72,7 @@ class Cluster:
 
     def start_agent(self, host: Host) -> None:
         """An agent on a host, over whatever state it kept."""
-        settings = {"node": host.name, "endpoints": [f"http://{self.lab.etcd.endpoint}"]}
+        settings = {"node": host.name, "endpoints": [f"http://{self.lab.etcd.endpoint}"], "insecure": True}
         host.put(json.dumps(settings), "/etc/holdfast/agent.yaml")
         self.agents[host.name] = host.spawn("holdfast-agent --verbose --config /etc/holdfast/agent.yaml", "agent")
 

@@ -84,6 +84,8 @@ class Connection:
 class End:
     """One side's channel."""
 
+    node: str | None = None  # nobody proves who it is here
+
     def __init__(self, connection: Connection, machine: Machine) -> None:
         self.connection = connection
         self.machine = machine
@@ -212,7 +214,7 @@ class SimWire:
         self._machine = machine
         self._machines = machines
 
-    async def connect(self, address: str, port: int, pace: int | None = None) -> End:
+    async def connect(self, node: str, address: str, port: int, pace: int | None = None) -> End:
         world, network, me = self._network.world, self._network, self._machine
         process = current()
         assert process is not None

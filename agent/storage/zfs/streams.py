@@ -1,4 +1,4 @@
-"""zfs send and zfs recv on a connected socket: the bytes never pass through this process.
+"""zfs send and zfs recv on what a channel gives them: the socket itself, or where TLS is between, a pipe.
 
 Both ends are watched by what the connection has moved, not by the clock: a stream that stands still for too long is
 broken off, and what arrived of it is kept for resuming (`recv -s`).
@@ -6,6 +6,7 @@ broken off, and what arrived of it is kept for resuming (`recv -s`).
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from holdfast.agent.ports import Channel, ReceiveOrder, SendOrder, VolumesError
@@ -17,11 +18,14 @@ STALL = 30.0
 """Seconds without a byte acknowledged. zfs recv may take this long to write out what it has taken."""
 
 
-class SocketChannel(Channel, Protocol):
-    """A channel that is a socket, which a child process can be given."""
+class StreamChannel(Channel, Protocol):
+    """A channel that child processes can write into and read from."""
 
-    def fileno(self) -> int:
-        """The socket, in blocking mode once this has been called."""
+    def sending(self) -> AbstractAsyncContextManager[int]:
+        """A descriptor for the child that writes the stream. With the block ends the stream; the child is gone then."""
+
+    def receiving(self) -> AbstractAsyncContextManager[int]:
+        """A descriptor for the child that reads the stream; it is gone when the block is left."""
 
 
 def send_args(order: SendOrder) -> list[str]:
@@ -50,18 +54,19 @@ def receive_args(order: ReceiveOrder) -> list[str]:
     return [*args, check_dataset(order.dataset)]
 
 
-async def send(order: SendOrder, channel: SocketChannel) -> None:
-    """Write a stream into the socket. Raises VolumesError."""
-    await _move(send_args(order), channel, stdin=asyncio.subprocess.DEVNULL, stdout=channel.fileno())
-    channel.finish_sending()
+async def send(order: SendOrder, channel: StreamChannel) -> None:
+    """Write a stream into the channel. Raises VolumesError."""
+    async with channel.sending() as descriptor:
+        await _move(send_args(order), channel, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor)
 
 
-async def receive(order: ReceiveOrder, channel: SocketChannel) -> None:
-    """Read a stream from the socket. Raises VolumesError."""
-    await _move(receive_args(order), channel, stdin=channel.fileno(), stdout=asyncio.subprocess.DEVNULL)
+async def receive(order: ReceiveOrder, channel: StreamChannel) -> None:
+    """Read a stream from the channel. Raises VolumesError."""
+    async with channel.receiving() as descriptor:
+        await _move(receive_args(order), channel, stdin=descriptor, stdout=asyncio.subprocess.DEVNULL)
 
 
-async def _move(args: Sequence[str], channel: SocketChannel, *, stdin: int, stdout: int) -> None:
+async def _move(args: Sequence[str], channel: Channel, *, stdin: int, stdout: int) -> None:
     process = await start(*args, stdin=stdin, stdout=stdout)
     stalled = False
     try:

@@ -97,7 +97,7 @@ class ZfsVolumes:
 
     async def send(self, order: SendOrder, channel: Channel) -> None:
         """Give the channel's socket to zfs send."""
-        await streams.send(order, _socket(channel))
+        await streams.send(order, _stream(channel))
 
     async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
         """Give the channel's socket to zfs recv; the parent is made if it is missing."""
@@ -105,7 +105,7 @@ class ZfsVolumes:
             parent = order.dataset.rpartition("/")[0]
             if "/" in parent:
                 await run("create", "-p", check_dataset(parent))
-        await streams.receive(order, _socket(channel))
+        await streams.receive(order, _stream(channel))
 
     async def abort_partial(self, dataset: str) -> None:
         """recv -A: what is left is the replica as its newest snapshot has it, or nothing."""
@@ -203,7 +203,7 @@ def _keys(points: Sequence[PointId], definitions: Sequence[tuple[str, str]]) -> 
     return [(f"{names.POINT}{point}",) for point in points] + [(key,) for key in pieces]
 
 
-def _socket(channel: Channel) -> streams.SocketChannel:
-    if not hasattr(channel, "fileno"):
-        raise Refused("NotASocket", "this storage needs a connection that a process can be given.")
+def _stream(channel: Channel) -> streams.StreamChannel:
+    if not hasattr(channel, "sending"):
+        raise Refused("NoStream", "this storage needs a connection that a process can be given.")
     return channel  # type: ignore[return-value]  # checked just above
