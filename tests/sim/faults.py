@@ -1,5 +1,6 @@
 """Faults: what strikes a cluster, and the tally of which kind struck at which step of the protocol."""
 
+import contextvars
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -48,7 +49,7 @@ class Faults:
             waiting.remove(fault)
             self.pending -= 1
             self.reached[fault.kind, step] += 1
-            self._world.loop.outside.copy().run(self._strike, fault, process.name)
+            contextvars.Context().run(self._strike, fault, process.name)
 
     @property
     def over(self) -> bool:

@@ -107,7 +107,10 @@ class Dataset:
         return next(reversed(self.snaps.values()), None)
 
     def by_guid(self, guid: int) -> Snap | None:
-        return next((s for s in self.snaps.values() if s.guid == guid), None)
+        for snap in self.snaps.values():
+            if snap.guid == guid:
+                return snap
+        return None
 
     def touch(self) -> None:
         self.seen = None
@@ -310,9 +313,9 @@ class Storage:
             dataset.snaps[short] = taken
             self._touch(dataset)
             members.append(member.model_copy(update={"snapshot": short, "guid": taken.guid}))
-        point = RecoveryPoint.model_validate_json(
-            order.point.model_copy(update={"members": tuple(members)}).model_dump_json()
-        )
+        instant = order.point.instant
+        whole = instant.replace(microsecond=instant.microsecond // 1000 * 1000)  # as JSON keeps it
+        point = order.point.model_copy(update={"members": tuple(members), "instant": whole})
         data.definitions[order.point.definition] = order.definition
         data.epoch = order.epoch
         data.points[point.id] = point
