@@ -19,7 +19,8 @@ from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import GuestReport
 
 from .cluster import KEYS, Cluster
-from .zfs import Audit, Dataset, Mark, Snap, Storage, Stream
+from .datasets import Dataset, Mark, Snap, Stream
+from .zfs import Audit, Storage
 
 MIB = 1 << 20
 

@@ -201,7 +201,7 @@ class Faults:
                 storage.destroy_by_admin(dataset, snap.name)
             if fault.amount > 0.8:
                 storage.datasets[dataset].marks.clear()
-                storage._touch(storage.datasets[dataset])
+                storage.touch(storage.datasets[dataset])
 
     def _admin_destroy_goal(self, fault: Fault, name: str) -> None:
         """Somebody destroys the newest of our snapshots on the source."""
