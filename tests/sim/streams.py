@@ -93,10 +93,14 @@ def arrived(storage: Storage, dataset: str, partial: Partial, count: int) -> Non
 
 
 def end_receive(storage: Storage, name: str, partial: Partial) -> None:
-    """All of it has arrived: the snapshot is made."""
+    """All of it has arrived: the snapshot is made. Raises VolumesError where something came between."""
     storage.sync()
     dataset = storage.datasets[name]
     stream = partial.stream
+    newest = dataset.newest.guid if dataset.newest else 0
+    if newest != stream.base or (stream.base and dataset.written(dataset.image)):
+        dataset.receiving = False
+        raise VolumesError(f"zfs recv {name}: destination has been modified since most recent snapshot")
     dataset.snaps[stream.name] = Snap(stream.name, stream.guid, storage.txg, stream.image)
     dataset.image = dataset.synced = dataset.durable = stream.image
     dataset.partial = None

@@ -332,6 +332,10 @@ class _Receiving(_Child):
         if self.storage.suspended:
             self.world.loop.after(1.0, self._finish)
             return
-        streams.end_receive(self.storage, self._order.dataset, self._partial)
+        try:
+            streams.end_receive(self.storage, self._order.dataset, self._partial)
+        except VolumesError as error:
+            self.fail(str(error))
+            return
         self._partial = None
         self.succeed()

@@ -224,7 +224,7 @@ class Storage:
                 continue
             if snap.guid != each.guid and "guid" not in self.faulty:
                 raise Refused("GuidDiffers", f"{each.snapshot} is not the snapshot that was recorded")
-            if self._may_go(dataset, snap):
+            if self.may_go(dataset, snap):
                 self._destroy(dataset, snap)
             else:
                 failed = failed or f"DestroyFailed: {each.snapshot} {BUSY}"
@@ -252,7 +252,7 @@ class Storage:
         dataset = self.datasets.get(name)
         return dataset, dataset.snaps.get(short) if dataset else None
 
-    def _may_go(self, dataset: Dataset, snap: Snap) -> bool:
+    def may_go(self, dataset: Dataset, snap: Snap) -> bool:
         """Not while it is held, sent, or the base of what is half received."""
         needed = dataset.partial is not None and dataset.partial.stream.base == snap.guid
         return not (snap.held or snap.busy or needed)
@@ -285,7 +285,7 @@ class Storage:
         data.points[order.point.id] = order.point
         for each in order.destroy:
             dataset, snap = self.find(each.snapshot)
-            if dataset and snap and snap.guid == each.guid and self._may_go(dataset, snap):
+            if dataset and snap and snap.guid == each.guid and self.may_go(dataset, snap):
                 self._destroy(dataset, snap)
         self._forget(data, order.forget, order.forget_definitions, order.destroy)
         self.audit.recorded(self, order.vmid, order.point, order.epoch, marked)
