@@ -12,7 +12,7 @@ from .cluster import KEYS, POOLS, Cluster
 from .loop import Process
 from .schedule import Fault
 
-HORIZON = 110.0
+HORIZON = 90.0
 """Seconds after which faults that still wait for their step do not strike any more."""
 
 
@@ -215,7 +215,7 @@ class Faults:
                 if ours:
                     storage.destroy_by_admin(dataset, ours[-1].name)
 
-        self._world.loop.after(1.0, destroy)
+        self._world.loop.after(min(1.0, fault.seconds), destroy)
 
     def _excuse_base(self, vmid: int) -> None:
         self._checks.excuse(vmid, "a base survives", "no full resend", "no byte twice")

@@ -12,7 +12,7 @@ from .log import listen
 from .schedule import Schedule
 from .world import Violation
 
-LOOK = 5.0
+LOOK = 2.0
 """Seconds between looks at whether all has settled."""
 
 
