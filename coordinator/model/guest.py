@@ -2,6 +2,7 @@
 
 import hashlib
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 from holdfast.coordinator.model.names import DiskSlot, NodeName, PoolName, Size, Tag, VolumeId
@@ -68,7 +69,7 @@ class Guest(Record):
             raise ValueError(f"the definition is larger than {MAX_DEFINITION} bytes")
         return text
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names the definition's text: the first 16 hexadecimal digits of its SHA-256."""
         return hashlib.sha256(self.definition.encode()).hexdigest()[:16]

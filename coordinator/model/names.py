@@ -32,6 +32,7 @@ Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 """Bytes, 1 to 2^63 - 1."""
 
 _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*\Z")
+_STOREID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]\Z")
 _VOLNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*\Z")
 MAX_DATASET = 200
 """Characters. ZFS allows 256 with the snapshot's name; ours are shorter than the difference."""
@@ -47,7 +48,7 @@ def check_dataset(name: str) -> str:
 def check_volume(volume: str) -> str:
     """Return `volume` if it reads `STOREID:volname`, as Proxmox writes it; else ValueError."""
     storeid, colon, volname = volume.partition(":")
-    if not colon or not re.match(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]\Z", storeid) or not _VOLNAME.match(volname):
+    if not colon or not _STOREID.match(storeid) or not _VOLNAME.match(volname):
         raise ValueError(f"not a volume: {volume!r} (write STOREID:volname, e.g. local-zfs:vm-101-disk-0)")
     return volume
 

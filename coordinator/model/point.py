@@ -6,10 +6,9 @@ members. Whether a point is complete is computed from that list and what the sto
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import total_ordering
-from typing import Annotated, Self
+from functools import cached_property
+from typing import Annotated, NamedTuple, Self
 
 from holdfast.coordinator.model.names import Dataset, DiskSlot, Size, VolumeId
 from holdfast.coordinator.model.record import Instant, Record
@@ -18,9 +17,7 @@ from pydantic import BeforeValidator, field_validator
 _NAME = re.compile(r"holdfast-([1-9][0-9]*)-([1-9][0-9]*)\Z")
 
 
-@total_ordering
-@dataclass(frozen=True, slots=True)
-class PointId:
+class PointId(NamedTuple):
     """Orders a guest's points: by owner's epoch, then by sequence within it, never by time (DESIGN §6)."""
 
     epoch: int
@@ -28,9 +25,6 @@ class PointId:
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.sequence}"
-
-    def __lt__(self, other: "PointId") -> bool:
-        return (self.epoch, self.sequence) < (other.epoch, other.sequence)
 
     @property
     def snapshot(self) -> str:
@@ -104,7 +98,7 @@ class RecoveryPoint(Record):
     """Every slot that the point is to have. A record on one of several pools lists only that pool's members."""
     members: tuple[Member, ...]
 
-    @property
+    @cached_property
     def id(self) -> PointId:
         """Its place in the order of the guest's points."""
         return PointId(self.epoch, self.sequence)

@@ -97,8 +97,8 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collec
 def cleaned(scan: Scan, cleanup: Cleanup) -> Scan:
     """What a scan would show after the clean-up was carried out, as far as plans look at it."""
     scan = scan.without(cleanup.vmid, {d.guid for d in cleanup.destroy}, cleanup.forget)
-    volumes = {name: _cleaned(volume, cleanup) for name, volume in scan.volumes.items()}
-    return replace(scan, volumes=volumes)
+    named = {h.partition("@")[0] for h in cleanup.hold} | {b.partition("#")[0] for b in cleanup.drop_bookmarks}
+    return replace(scan, volumes={**scan.volumes, **{name: _cleaned(scan.volumes[name], cleanup) for name in named}})
 
 
 def _cleaned(volume: Volume, cleanup: Cleanup) -> Volume:

@@ -74,7 +74,10 @@ class Volume:
 
     def snapshot(self, guid: int) -> Snapshot | None:
         """The snapshot of this GUID."""
-        return next((s for s in self.snapshots if s.guid == guid), None)
+        for snapshot in self.snapshots:
+            if snapshot.guid == guid:
+                return snapshot
+        return None
 
     def unchanged_since(self, guid: int) -> bool:
         """Whether nothing was written since the snapshot of this GUID: not in later snapshots, not in the head."""
@@ -113,10 +116,12 @@ class Scan:
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     anchors: Mapping[tuple[str, int], Anchor] = field(default_factory=dict)
     """(zpool, VMID) → what is marked there."""
+    _complete: dict[int, list[RecoveryPoint]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `complete_points` has found already: a scan never changes."""
 
     def anchors_of(self, vmid: int) -> list[Anchor]:
         """The guest's anchors on all pools."""
-        return [anchor for (_, owner), anchor in sorted(self.anchors.items()) if owner == vmid]
+        return sorted((a for a in self.anchors.values() if a.vmid == vmid), key=lambda a: a.pool)
 
     def epoch_of(self, vmid: int) -> int:
         """The highest epoch that is marked for the guest; 0 where there is none."""
@@ -140,8 +145,12 @@ class Scan:
 
     def complete_points(self, vmid: int) -> list[RecoveryPoint]:
         """The guest's complete points here, oldest first."""
-        points = self.recorded_points(vmid)
-        return [points[id] for id in sorted(points) if points[id].complete(self.guids(points[id]))]
+        found = self._complete.get(vmid)
+        if found is None:
+            points = self.recorded_points(vmid)
+            found = [points[id] for id in sorted(points) if points[id].complete(self.guids(points[id]))]
+            self._complete[vmid] = found
+        return found
 
     def with_point(self, pool: str, vmid: int, point: RecoveryPoint, definition: str) -> "Scan":
         """What a scan would show after this point was recorded on a pool, as far as plans look at it."""
@@ -171,7 +180,8 @@ class Scan:
                 anchors[key] = replace(anchor, points=tuple(p for p in anchor.points if p.id not in ids))
                 for volume in (volumes[d] for d in datasets & volumes.keys()):
                     snapshots = tuple(s for s in volume.snapshots if s.guid not in guids)
-                    volumes[volume.dataset] = replace(volume, snapshots=snapshots)
+                    if len(snapshots) < len(volume.snapshots):
+                        volumes[volume.dataset] = replace(volume, snapshots=snapshots)
         return replace(self, anchors=anchors, volumes=volumes)
 
 

@@ -44,11 +44,9 @@ def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zon
     aside = sorted(
         name
         for name, volume in scan.volumes.items()
-        if volume.marks.get("replica", "").startswith(f"{vmid}/") and name not in needed_datasets | _asides(scan)
+        if volume.marks.get("replica", "").startswith(f"{vmid}/")
+        and name not in needed_datasets
+        and name.split("/")[1:3] != ["holdfast", "aside"]
     )
     definitions = unused_definitions(scan, vmid, [points[id] for id in kept])
     return Superseded(tuple(sorted(doomed)), tuple(gone), definitions, tuple(aside))
-
-
-def _asides(scan: Scan) -> set[str]:
-    return {name for name in scan.volumes if name.split("/")[1:3] == ["holdfast", "aside"]}

@@ -12,8 +12,6 @@ from .run import run
 from .schedule import Schedule, draw
 from .shrink import fails_as, shrink
 
-CI_SEEDS = range(0, 4500)
-
 
 def _range(text: str) -> range:
     first, _, last = text.partition("..")
@@ -77,7 +75,7 @@ def _report(tally: ledger.Tally, seconds: float) -> None:
 
 
 @main.command()
-@click.option("--seeds", default=f"{CI_SEEDS.start}..{CI_SEEDS.stop - 1}", show_default=True)
+@click.option("--seeds", default=f"{ledger.SHARE.start}..{ledger.SHARE.stop - 1}", show_default=True)
 @click.pass_obj
 def ci(options: Options, seeds: str) -> None:
     """The share of every test run: seeds, and whether every fault met every step."""

@@ -19,7 +19,8 @@ from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import GuestReport
 
 from .cluster import KEYS, Cluster
-from .zfs import Audit, Dataset, Mark, Snap, Storage, Stream
+from .datasets import Dataset, Mark, Snap, Stream
+from .zfs import Audit, Storage
 
 MIB = 1 << 20
 
@@ -56,10 +57,10 @@ class Checks(Audit):
     def _ended(self, name: str, error: BaseException | None) -> None:
         self._violated("no process ends by itself", f"{name} ended: {error!r}")
 
-    def logged(self, name: str, event: dict[str, object]) -> None:
-        """An agent or coordinator has logged something."""
-        if str(event.get("event", "")).startswith("a guest's worker failed"):
-            self._violated("no worker fails", f"{name}, guest {event.get('vmid')}: {event.get('exception')}")
+    def logged(self, name: str, event: str, details: dict[str, object]) -> None:
+        """An agent or coordinator has logged an exception."""
+        if event.startswith("a guest's worker failed"):
+            self._violated("no worker fails", f"{name}, guest {details.get('vmid')}: {details.get('exception')}")
 
     def _put(self, key: str, value: bytes) -> None:
         if not key.startswith(KEYS.owners_prefix):
@@ -92,13 +93,14 @@ class Checks(Audit):
                     joined[point.id].append(point)
         found = []
         for id in sorted(joined):
+            point, *others = joined[id]
             members = {m.disk: m for p in joined[id] for m in p.members}
             there = all(
                 (dataset := storage.datasets.get(m.dataset)) is not None and dataset.by_guid(m.guid) is not None
                 for m in members.values()
             )
-            if there and set(members) == set(joined[id][0].disks):
-                found.append(joined[id][0].model_copy(update={"members": tuple(members.values())}))
+            if there and members.keys() == set(point.disks):
+                found.append(point.model_copy(update={"members": tuple(members.values())}) if others else point)
         return found
 
     def counters(self, storage: Storage, point: RecoveryPoint) -> dict[str, int]:

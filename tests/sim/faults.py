@@ -1,5 +1,6 @@
 """Faults: what strikes a cluster, and the tally of which kind struck at which step of the protocol."""
 
+import contextvars
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,7 +12,7 @@ from .cluster import KEYS, POOLS, Cluster
 from .loop import Process
 from .schedule import Fault
 
-HORIZON = 110.0
+HORIZON = 90.0
 """Seconds after which faults that still wait for their step do not strike any more."""
 
 
@@ -48,7 +49,7 @@ class Faults:
             waiting.remove(fault)
             self.pending -= 1
             self.reached[fault.kind, step] += 1
-            self._world.loop.outside.copy().run(self._strike, fault, process.name)
+            contextvars.Context().run(self._strike, fault, process.name)
 
     @property
     def over(self) -> bool:
@@ -200,7 +201,7 @@ class Faults:
                 storage.destroy_by_admin(dataset, snap.name)
             if fault.amount > 0.8:
                 storage.datasets[dataset].marks.clear()
-                storage._touch(storage.datasets[dataset])
+                storage.touch(storage.datasets[dataset])
 
     def _admin_destroy_goal(self, fault: Fault, name: str) -> None:
         """Somebody destroys the newest of our snapshots on the source."""
@@ -214,7 +215,7 @@ class Faults:
                 if ours:
                     storage.destroy_by_admin(dataset, ours[-1].name)
 
-        self._world.loop.after(1.0, destroy)
+        self._world.loop.after(min(1.0, fault.seconds), destroy)
 
     def _excuse_base(self, vmid: int) -> None:
         self._checks.excuse(vmid, "a base survives", "no full resend", "no byte twice")

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "tests" / "soak" / "LEDGER.md"
 PROGRESS = ROOT / "build" / "sim"
 BATCH = 50
+SHARE = range(0, 4500)
+"""Seeds that every test run has."""
 
 
 @dataclass(slots=True)

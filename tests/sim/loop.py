@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -27,7 +28,7 @@ class Process:
         self.name = name
         self.alive = True
         self.stopped = False
-        self.waiting: list[asyncio.Handle] = []
+        self.waiting: list[_Handle] = []
         """What fell due while it was stopped."""
         self.children: dict[object, Callable[[], None]] = {}
         """What the kernel does for each of its children and connections when it dies."""
@@ -69,6 +70,27 @@ class _Task(asyncio.Task[Any]):
         return self._number
 
 
+class _Handle(asyncio.TimerHandle):
+    """A call that is due. asyncio's own does a lot more, and there are thousands in a run."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Any, when: float) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = context
+        """None: it is the world's own."""
+        self._when = when
+        self._cancelled = False
+
+    def __repr__(self) -> str:
+        return f"<{self._callback!r} at {self._when}>"
+
+    def cancel(self) -> None:
+        """It is dropped when its time comes."""
+        self._cancelled = True
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """Time stands still while anything can be done, then jumps to the next timer."""
 
@@ -76,13 +98,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now = 0.0
         """True time in seconds."""
-        self.outside = contextvars.Context()
         self.tasks: list[asyncio.Task[Any]] = []
         _Task._numbers = itertools.count()
         self.on_spin: Callable[[], None] = lambda: None
         """Called when much is done and no time passes: some process never waits."""
-        self._spins = 0
-        self.set_task_factory(self._make_task)
+        self._due: deque[_Handle] = deque()
+        self._timers: list[tuple[float, int, _Handle]] = []
+        """A heap; what is due at the same moment comes in the order in which it was asked for."""
+        self._numbers = itertools.count()
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
 
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], context: Any = None
@@ -93,22 +117,35 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self.tasks = [t for t in self.tasks if not t.done()]
         return task
 
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
     def time(self) -> float:
         """Seconds, by the clock of whoever asks."""
         process = _PROCESS.get()
         return self.now if process is None else process.local(self.now)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override]
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, self.now)
+        self._due.append(handle)
+        return handle
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
         process = _PROCESS.get() if context is None else context.get(_PROCESS)
         true = when if process is None else process.true(when)
-        timer = asyncio.TimerHandle(true, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
-        timer._scheduled = True  # type: ignore[attr-defined]
-        return timer
+        handle = _Handle(callback, args, contextvars.copy_context() if context is None else context, true)
+        heapq.heappush(self._timers, (true, next(self._numbers), handle))
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]
+        return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
         """Call something of the world itself, after so much true time."""
-        return self.call_at(self.now + seconds, callback, *args, context=self.outside)
+        when = self.now + seconds
+        handle = _Handle(callback, args, None, when)
+        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
 
     def start(self, process: Process, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine as a process."""
@@ -127,7 +164,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def go_on(self, process: Process) -> None:
         """End a stop (SIGCONT)."""
         process.stopped = False
-        self._ready.extend(process.waiting)  # type: ignore[attr-defined]
+        self._due.extend(process.waiting)
         process.waiting.clear()
 
     def run(self, until: float) -> None:
@@ -137,38 +174,36 @@ class VirtualLoop(asyncio.BaseEventLoop):
         timer.cancel()
 
     def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
-        if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False
-            if not scheduled:
-                raise Stuck("no process has anything left to do")
-            if scheduled[0]._when > self.now:
-                self.now = scheduled[0]._when
-                self._spins = 0
-        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= self.now):
-            timer = heapq.heappop(scheduled)
-            timer._scheduled = False
-            if not timer._cancelled:
-                ready.append(timer)
-        self._spins += 1
-        if self._spins > MOST_SPINS:
-            self._spins = 0
-            self.on_spin()
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            process = handle._context.get(_PROCESS)
-            if process is not None and not process.alive:
-                continue
-            if process is not None and process.stopped:
-                process.waiting.append(handle)
-                continue
-            handle._run()
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are dropped when their time comes."""
+        """All of it, until `stop`."""
+        due, timers, spins = self._due, self._timers, 0
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not due:
+                while timers and timers[0][2]._cancelled:
+                    heapq.heappop(timers)
+                if not timers:
+                    raise Stuck("no process has anything left to do")
+                if timers[0][0] > self.now:
+                    self.now = timers[0][0]
+                    spins = 0
+            while timers and timers[0][0] <= self.now:
+                due.append(heapq.heappop(timers)[2])
+            spins += 1
+            if spins > MOST_SPINS:
+                spins = 0
+                self.on_spin()
+            for _ in range(len(due)):
+                handle = due.popleft()
+                if handle._cancelled:
+                    continue
+                context = handle._context
+                if context is None:
+                    handle._callback(*handle._args)
+                    continue
+                process = context.get(_PROCESS)
+                if process is None or (process.alive and not process.stopped):
+                    context.run(handle._callback, *handle._args)
+                elif process.alive:
+                    process.waiting.append(handle)
 
     def _process_events(self, event_list: Any) -> None:
         """There is no selector."""
@@ -182,8 +217,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 with contextlib.suppress(BaseException):
-                    task.get_coro().close()  # type: ignore[union-attr]
+                    task.get_coro().close()
         self.tasks.clear()
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._due.clear()
+        self._timers.clear()
         self.close()

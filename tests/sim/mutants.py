@@ -17,11 +17,9 @@ from pathlib import Path
 
 import click
 
-from .ledger import ROOT
+from .ledger import ROOT, SHARE
 
 FOLDER = Path(__file__).parent / "mutants"
-MOST = 4200
-"""Seeds: the share that every test run has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +56,22 @@ def every() -> list[Mutant]:
     return [read(path) for path in sorted(FOLDER.glob("*.patch"))]
 
 
+def mutate(mutant: Mutant, code: Path) -> None:
+    """Make a copy of the code that has the bug."""
+    for folder in ("agent", "coordinator", "proto"):
+        shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    if mutant.patch:
+        argv = ["patch", "-p1", "-s", "-d", str(code)]
+        subprocess.run(argv, input=mutant.patch, text=True, check=True, stdout=subprocess.DEVNULL)
+
+
 def attempt(mutant: Mutant) -> Verdict:
     """Run seeds on mutated code until one fails."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
         code = Path(place) / "holdfast"
-        for folder in ("agent", "coordinator", "proto"):
-            shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
-        if mutant.patch:
-            argv = ["patch", "-p1", "-s", "-d", str(code)]
-            subprocess.run(argv, input=mutant.patch, text=True, check=True, stdout=subprocess.DEVNULL)
-        argv = [sys.executable, "-m", "tests.sim.mutants", str(MOST), mutant.model]
+        mutate(mutant, code)
+        argv = [sys.executable, "-m", "tests.sim.mutants", str(SHARE.stop), mutant.model]
         environment = {**os.environ, "PYTHONPATH": place}
         out = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if out.returncode:

@@ -5,16 +5,14 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
-import structlog
-
 from .checks import Checks
 from .cluster import Cluster
 from .faults import HORIZON, Faults
-from .loop import current
+from .log import listen
 from .schedule import Schedule
 from .world import Violation
 
-LOOK = 5.0
+LOOK = 2.0
 """Seconds between looks at whether all has settled."""
 
 
@@ -44,7 +42,7 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
     checks = Checks(cluster)
     faults = Faults(cluster, checks)
     world = cluster.world
-    _listen(cluster, checks)
+    listen(cluster, checks)
     settled = 0.0
     try:
         cluster.start()
@@ -84,20 +82,3 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
                 gc.enable()
     violation = violations[0] if violations else None
     return Outcome(violation, transcript, faults.reached, world.steps, lasted, settled)
-
-
-def _listen(cluster: Cluster, checks: Checks) -> None:
-    """What the processes log goes into the transcript."""
-
-    def take(logger: object, method: str, event: dict[str, object]) -> dict[str, object]:
-        process = current()
-        name = process.name if process is not None else "?"
-        if event.get("exc_info") or method == "exception":
-            import traceback
-
-            event["exception"] = traceback.format_exc(limit=-4)
-        checks.logged(name, event)
-        cluster.world.tell(name, str(event.pop("event", "")), **event)
-        raise structlog.DropEvent
-
-    structlog.configure(processors=[take], cache_logger_on_first_use=False)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 
@@ -81,11 +81,11 @@ STEPS = (
 )
 """Of the protocol: where faults strike."""
 
-RARE = ("ask_abort", "abort_partial", "ask_aside", "set_aside", "drop_bookmark", "set_properties")
-"""Steps that happen only where something else has gone before."""
-
-ONCE = ("prepare", "raise_epoch", "list", "save", "decide")
-"""Steps that may happen no more than once."""
+SELDOM = (
+    *("prepare", "raise_epoch", "list", "save", "decide", "drop_bookmark", "set_properties"),
+    *("ask_abort", "abort_partial", "ask_aside", "set_aside"),
+)
+"""Steps that may happen once or not at all, unless something else has gone before."""
 
 
 def draw(seed: int) -> Schedule:
@@ -106,8 +106,9 @@ def draw(seed: int) -> Schedule:
         step = rng.choice(STEPS) if rng.random() < 0.85 else ""
         if number == 0:  # every kind meets every step in turn
             kind, step = KINDS[seed % len(KINDS)], STEPS[seed // len(KINDS) % len(STEPS)]
-        if step in RARE:
-            faults += _prelude(rng, step)
+        if step == "set_properties":  # of containers
+            guests[0] = replace(guests[0], kind="lxc")
+        faults += _prelude(rng, step, len(guests) * (nodes - 1))
         faults.append(_fault(rng, kind, step, names, guests))
     rates = {name: rng.choice((0.99, 1.0, 1.01)) for name in (*names, "w1")} if rng.random() < 0.3 else {}
     return Schedule(
@@ -147,9 +148,9 @@ def _fault(rng: random.Random, kind: str, step: str, names: list[str], guests: l
     node = rng.choice(names)
     return Fault(
         kind=kind,
-        at=None if step else round(rng.uniform(2, 90), 3),
+        at=None if step else round(rng.uniform(2, 70), 3),
         step=step,
-        nth=rng.choice((1, 1, 2, 3, 5, 8)) if step not in RARE + ONCE else 1,
+        nth=1 if step in SELDOM else rng.choice((1, 1, 2, 3) if step == "ask_inventory" else (1, 1, 2, 3, 5, 8)),
         phase=rng.choice(("before", "after")),
         node=node,
         other=rng.choice(("", *[n for n in names if n != node])),
@@ -159,18 +160,15 @@ def _fault(rng: random.Random, kind: str, step: str, names: list[str], guests: l
     )
 
 
-def _prelude(rng: random.Random, step: str) -> list[Fault]:
-    """What makes a rare step happen."""
-    at = round(rng.uniform(15, 60), 3)
+def _prelude(rng: random.Random, step: str, pairs: int) -> list[Fault]:
+    """What makes a rare step happen. `pairs`: of a guest and a target, each of which asks for an inventory at first."""
     match step:
         case "ask_abort" | "abort_partial":  # half received, then the snapshot goes
             return [
                 Fault("cut", step="send", nth=rng.randint(3, 9), amount=0.5, node="n1"),
-                Fault("admin_destroy_goal", step="receive", nth=rng.randint(3, 9), phase="before", amount=0.9),
+                Fault("admin_destroy_goal", step="ask_inventory", nth=pairs + 1, seconds=0.0),
             ]
         case "ask_aside" | "set_aside":  # nothing in common any more
-            return [Fault("admin_destroy", at=at, amount=1.0)]
-        case "drop_bookmark":
-            return []
+            return [Fault("admin_destroy", at=round(rng.uniform(15, 60), 3), amount=1.0)]
         case _:
             return []

@@ -4,12 +4,13 @@ import asyncio
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from .ledger import ROOT
 from .loop import Process, VirtualLoop
-from .mutants import every
+from .mutants import every, mutate
 from .run import run
 from .scenario import missing, names, play
 from .schedule import Schedule, draw
@@ -52,6 +53,11 @@ def test_every_mutant_says_what_should_catch_it() -> None:
         assert mutant.check
         assert mutant.why
         assert mutant.patch or mutant.model
+
+
+def test_every_mutant_applies_to_the_code_as_it_is(tmp_path: Path) -> None:
+    for mutant in every():
+        mutate(mutant, tmp_path / mutant.name)
 
 
 def _on_a_loop() -> tuple[VirtualLoop, list[str]]:

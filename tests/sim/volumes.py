@@ -12,10 +12,11 @@ from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Scan
 
+from . import streams
+from .datasets import Partial, Stream
 from .loop import Process, current
 from .wire import End
 from .world import Machine, World
-from .zfs import Partial, Stream
 
 T = TypeVar("T")
 
@@ -225,7 +226,7 @@ class _Sending(_Child):
         if self.over:
             return
         try:
-            stream, snap = self.storage.begin_send(self._order)
+            stream, snap = streams.begin_send(self.storage, self._order)
         except VolumesError as error:
             self.fail(str(error))
             return
@@ -285,7 +286,7 @@ class _Receiving(_Child):
     def tidy(self) -> None:
         self.end.on_wake = None
         if self._partial is not None:
-            self.storage.break_receive(self._order.dataset)
+            streams.break_receive(self.storage, self._order.dataset)
 
     def _arrive(self, count: int = 0) -> bool:
         """Something came. False: the pool takes nothing in now."""
@@ -301,7 +302,7 @@ class _Receiving(_Child):
         assert self._partial is not None
         if count:
             try:
-                self.storage.arrived(self._order.dataset, self._partial, count)
+                streams.arrived(self.storage, self._order.dataset, self._partial, count)
             except VolumesError as error:
                 self.fail(str(error))
                 return False
@@ -315,7 +316,7 @@ class _Receiving(_Child):
     def _open(self) -> bool:
         stream, source = self.end.inbox.popleft()
         try:
-            self._partial = self.storage.begin_receive(self._order, stream, source)
+            self._partial = streams.begin_receive(self.storage, self._order, stream, source)
         except VolumesError as error:
             self.fail(str(error))
             return False
@@ -331,6 +332,10 @@ class _Receiving(_Child):
         if self.storage.suspended:
             self.world.loop.after(1.0, self._finish)
             return
-        self.storage.end_receive(self._order.dataset, self._partial)
+        try:
+            streams.end_receive(self.storage, self._order.dataset, self._partial)
+        except VolumesError as error:
+            self.fail(str(error))
+            return
         self._partial = None
         self.succeed()

@@ -52,7 +52,8 @@ class World:
         self.on_step: Callable[[str, str, Process], None] = lambda step, phase, process: None
         self.steps: Counter[str] = Counter()
         self.transcript: list[str] = []
-        self._trace = trace
+        self.traced = trace
+        """Whether anybody reads the transcript."""
         self.violations: list[Violation] = []
 
     @property
@@ -68,7 +69,7 @@ class World:
 
     def tell(self, who: str, what: str, **details: object) -> None:
         """Add a line to the transcript."""
-        if self._trace:
+        if self.traced:
             said = "".join(f" {k}={v}" for k, v in details.items())
             self.transcript.append(f"{self.now:10.3f}  {who:<6} {what}{said}")
 
