@@ -13,7 +13,8 @@ from holdfast.coordinator.identity.identity import ROOT, Identity
 from holdfast.coordinator.identity.rights import EtcdRole, Right, role_for
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.store import errors, keys
-from holdfast.coordinator.store.members import Members, Tls
+from holdfast.coordinator.store.members import Members
+from holdfast.coordinator.store.tls import Tls
 from holdfast.proto import etcd_auth_pb2 as pb
 
 _TIMEOUT = 5.0

@@ -11,8 +11,8 @@ from holdfast.coordinator.cli.output import Failed
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.grouped import first
 from holdfast.coordinator.identity.identity import Role
-from holdfast.coordinator.store.members import Tls
 from holdfast.coordinator.store.port import Store, StoreError
+from holdfast.coordinator.store.tls import Tls
 
 T = TypeVar("T")
 

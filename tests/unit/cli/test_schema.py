@@ -53,5 +53,6 @@ def test_no_record_takes_a_field_that_it_does_not_know() -> None:
 
 
 def test_what_holdfast_alone_writes_is_described_too() -> None:
-    assert {"Owner", "Lock", "Meta", "Request", "AgentReport", "GuestReport", "ReplicaReport"} <= of_all()["$defs"].keys()
+    written = {"Owner", "Lock", "Meta", "Request", "AgentReport", "GuestReport", "ReplicaReport"}
+    assert written <= of_all()["$defs"].keys()
     dumps(SCHEMAS)
