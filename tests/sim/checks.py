@@ -38,6 +38,8 @@ class Checks(Audit):
         """Node → power cuts, each of which may lose what was half received."""
         self.excused: set[tuple[int, str]] = set()
         """(VMID, check): a fault has made this impossible."""
+        self.pulled: set[str] = set()
+        """VMID/SLOT of disks that were pulled out for a while: their replicas may be set aside, and their bases go."""
         self.owner_changed: dict[int, float] = {}
         self._complete: dict[tuple[str, int], set[PointId]] = defaultdict(set)
         cluster.watched_by(self)
@@ -138,7 +140,7 @@ class Checks(Audit):
             for replica in machine.storage.replicas(vmid):
                 if machine.storage is storage or replica.newest is None or replica.newest.guid != what.guid:
                     continue
-                if replica.mark != f"{vmid}/{self._slot(vmid, dataset.name)}":
+                if replica.mark != f"{vmid}/{self._slot(vmid, dataset.name)}" or replica.mark in self.pulled:
                     continue
                 snapshot = dataset.by_guid(what.guid) is not None
                 bookmark = any(m.guid == what.guid for m in dataset.marks.values())
@@ -174,7 +176,8 @@ class Checks(Audit):
 
     def began(self, storage: Storage, dataset: str, mark: str, stream: Stream) -> None:
         vmid, _, slot = mark.partition("/")
-        if not stream.base and not stream.offset and (storage.node, int(vmid), slot) in self._synced:
+        again = (storage.node, int(vmid), slot) in self._synced and mark not in self.pulled
+        if again and not stream.base and not stream.offset:
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 
     def moved(self, storage: Storage, dataset: str, stream: Stream, count: int) -> None:

@@ -3,6 +3,7 @@
 import contextvars
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from holdfast.coordinator.model.owner import Owner
@@ -16,6 +17,14 @@ HORIZON = 90.0
 """Seconds after which faults that still wait for their step do not strike any more."""
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A fault that waits for its step, to come so many times yet."""
+
+    number: int
+    left: int
+
+
 class Faults:
     """Strikes when a schedule's faults fall due."""
 
@@ -23,43 +32,52 @@ class Faults:
         self._cluster = cluster
         self._world = cluster.world
         self._checks = checks
-        self._waiting: dict[tuple[str, str], list[Fault]] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._waiting: dict[tuple[str, str], list[_Waiting]] = {}
         self.reached: Counter[tuple[str, str]] = Counter()
         self.quiet_from = 0.0
         """True time from which no fault is at work."""
         self.pending = 0
-        for fault in cluster.schedule.faults:
-            if fault.at is not None:
-                self._world.loop.after(fault.at, self._strike, fault, fault.node)
-                self.quiet_from = max(self.quiet_from, fault.at + fault.seconds)
-            else:
-                self._waiting.setdefault((fault.step, fault.phase), []).append(fault)
-                self.pending += 1
+        """How many have not struck yet."""
+        for number, fault in enumerate(cluster.schedule.faults):
+            self.pending += 1
+            if not fault.chained or number == 0:
+                self._arm(number)
         self._world.on_step = self._on_step
+
+    def _arm(self, number: int) -> None:
+        """From now on it may strike."""
+        fault = self._cluster.schedule.faults[number]
+        if fault.at is not None:
+            self._world.loop.after(fault.at, self._strike, number, fault.node)
+            self.quiet_from = max(self.quiet_from, self._world.now + fault.at + fault.seconds)
+        else:
+            self._waiting.setdefault((fault.step, fault.phase), []).append(_Waiting(number, fault.nth))
 
     def _on_step(self, step: str, phase: str, process: Process) -> None:
         waiting = self._waiting.get((step, phase))
         if not waiting:
             return
-        self._counts[step, phase] += 1
         if self._world.now > HORIZON:
             return
-        for fault in [f for f in waiting if f.nth <= self._counts[step, phase]]:
-            waiting.remove(fault)
-            self.pending -= 1
-            self.reached[fault.kind, step] += 1
-            contextvars.Context().run(self._strike, fault, process.name)
+        for each in list(waiting):
+            each.left -= 1
+            if each.left <= 0:
+                waiting.remove(each)
+                contextvars.Context().run(self._strike, each.number, process.name)
 
     @property
     def over(self) -> bool:
         """Whether all have struck and passed."""
         return self._world.now >= self.quiet_from and (not self.pending or self._world.now > HORIZON)
 
-    def _strike(self, fault: Fault, name: str) -> None:
+    def _strike(self, number: int, name: str) -> None:
+        faults = self._cluster.schedule.faults
+        fault = faults[number]
         self._world.tell("FAULT", fault.kind, at=name, step=fault.step or "-", seconds=fault.seconds)
-        if fault.at is not None:
-            self.reached[fault.kind, ""] += 1
+        self.pending -= 1
+        self.reached[fault.kind, fault.step] += 1
+        if any(f.chained for f in faults[number + 1 : number + 2]):
+            self._arm(number + 1)
         self.quiet_from = max(self.quiet_from, self._world.now + fault.seconds)
         _KINDS[fault.kind](self, fault, name)
 
@@ -175,6 +193,10 @@ class Faults:
         self._world.machines[node].storage.suspended = True
         self._later(fault, self._cluster.resume_pool, node)
 
+    def _command_fails(self, fault: Fault, name: str) -> None:
+        """The next commands on the storage say that they failed; half of them have done it all the same."""
+        self._world.machines[self._storage(fault, name)].failing += 1 + int(fault.amount * 3)
+
     def _admin_snapshot(self, fault: Fault, name: str) -> None:
         """Somebody snapshots the guest's disks by hand, under a name of their own."""
         guest = self._cluster.guests[fault.vmid]
@@ -234,10 +256,20 @@ class Faults:
             self._cluster.put_guest(fault.vmid)
 
     def _disk_removed(self, fault: Fault, name: str) -> None:
+        """A disk is pulled out; with `amount` above 0.5 it comes back."""
         guest = self._cluster.guests[fault.vmid]
         if len(guest.disks) > 1:
-            guest.remove_disk(next(reversed(guest.disks)))
+            slot, dataset = guest.disks.popitem()
+            guest.retired[slot] = dataset
+            self._checks.pulled.add(f"{fault.vmid}/{slot}")
             self._cluster.put_guest(fault.vmid)
+            if fault.amount > 0.5:
+                self._later(fault, self._disk_returns, fault.vmid, slot)
+
+    def _disk_returns(self, vmid: int, slot: str) -> None:
+        guest = self._cluster.guests[vmid]
+        guest.add_disk(slot, guest.retired.pop(slot))
+        self._cluster.put_guest(vmid)
 
     def _disk_resized(self, fault: Fault, name: str) -> None:
         guest = self._cluster.guests[fault.vmid]
@@ -275,13 +307,18 @@ class Faults:
         self._later(fault, self._cluster.put_node, "n2")
 
     def _owner_change(self, fault: Fault, name: str) -> None:
-        """As a takeover would: another node owns the guest from now on; the old owner must be refused."""
+        """As a takeover would: another node owns the guest from now on; the old owner must be refused.
+
+        With `amount` above 0.4 it is one for which there is a reason: the old owner is cut off from etcd.
+        """
         key = KEYS.owner(fault.vmid)
         item = self._cluster.service.etcd.get(key)
         if item is None:
             return
         owner = Owner.model_validate_json(item.value)
         other = next(n for n in reversed(self._cluster.nodes) if n != owner.node)
+        if fault.amount > 0.4:
+            self._etcd_cut(fault, owner.node)
         since = self._world.wall() + timedelta(0)
         self._checks.excuse(fault.vmid, "converges", "targets")
         self._excuse_base(fault.vmid)
@@ -307,6 +344,7 @@ _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
     "new_leader": Faults._new_leader,
     "full": Faults._full,
     "pool_suspended": Faults._pool_suspended,
+    "command_fails": Faults._command_fails,
     "admin_snapshot": Faults._admin_snapshot,
     "admin_destroy": Faults._admin_destroy,
     "admin_destroy_goal": Faults._admin_destroy_goal,

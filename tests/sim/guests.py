@@ -38,8 +38,8 @@ class SimGuest:
     times: list[float] = field(default_factory=list)
     counters: list[int] = field(default_factory=list)
     """Acknowledged: when, and which counter."""
-    retired: dict[str, int] = field(default_factory=dict)
-    """Slot → the last counter on a disk that was taken away."""
+    retired: dict[str, str] = field(default_factory=dict)
+    """Slot → dataset of a disk that was taken away."""
     _life: int = 0
 
     def boot(self) -> None:
@@ -91,11 +91,6 @@ class SimGuest:
         counter = datasets[next(reversed(self.disks.values()))].image.counter
         self.machine.storage.write(dataset, counter, 4096)
         self.disks[slot] = dataset
-
-    def remove_disk(self, slot: str) -> None:
-        """Pull a disk out; its volume stays."""
-        dataset = self.disks.pop(slot)
-        self.retired[slot] = self.machine.storage.datasets[dataset].image.counter
 
     def acknowledged(self, at: float) -> int:
         """The newest counter that was acknowledged at a moment; 0 before the first."""

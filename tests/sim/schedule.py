@@ -24,6 +24,8 @@ class Fault:
     vmid: int = 101
     seconds: float = 10.0
     amount: float = 0.5
+    chained: bool = False
+    """Time and steps count from the moment at which the fault before it in the schedule strikes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def draw(seed: int) -> Schedule:
     from .faults import KINDS
 
     rng = random.Random(seed * 2 + 1)
-    nodes = rng.choice((2, 2, 3))
+    first = KINDS[seed % len(KINDS)], STEPS[seed // len(KINDS) % len(STEPS)]  # every kind meets every step in turn
+    nodes = 3 if first[0] == "owner_change" else rng.choice((2, 2, 3))  # a new owner needs a target of its own
     names = [f"n{i + 1}" for i in range(nodes)]
     rpo = rng.choice((10.0, 16.0, 24.0))
     bandwidth = rng.choice((1e6, 4e6, 2e7))
@@ -102,14 +105,13 @@ def draw(seed: int) -> Schedule:
         guests.append(_guest(rng, 102, rng.choice(names), bandwidth))
     faults: list[Fault] = []
     for number in range(rng.choice((1, 2, 2, 3))):
-        kind = rng.choice(KINDS)
-        step = rng.choice(STEPS) if rng.random() < 0.85 else ""
-        if number == 0:  # every kind meets every step in turn
-            kind, step = KINDS[seed % len(KINDS)], STEPS[seed // len(KINDS) % len(STEPS)]
+        kind, step = first if number == 0 else (rng.choice(KINDS), rng.choice(STEPS) if rng.random() < 0.85 else "")
         if step == "set_properties":  # of containers
             guests[0] = replace(guests[0], kind="lxc")
-        faults += _prelude(rng, step, len(guests) * (nodes - 1))
+        faults += _prelude(rng, step)
         faults.append(_fault(rng, kind, step, names, guests))
+        if number and rng.random() < 0.5:  # misfortunes come together
+            faults[-1] = _soon_after(rng, faults[-1])
     rates = {name: rng.choice((0.99, 1.0, 1.01)) for name in (*names, "w1")} if rng.random() < 0.3 else {}
     return Schedule(
         seed=seed,
@@ -160,13 +162,20 @@ def _fault(rng: random.Random, kind: str, step: str, names: list[str], guests: l
     )
 
 
-def _prelude(rng: random.Random, step: str, pairs: int) -> list[Fault]:
-    """What makes a rare step happen. `pairs`: of a guest and a target, each of which asks for an inventory at first."""
+def _soon_after(rng: random.Random, fault: Fault) -> Fault:
+    """The same soon after the fault before it."""
+    if fault.at is not None:
+        return replace(fault, at=round(rng.uniform(0.05, 5), 3), chained=True)
+    return replace(fault, nth=rng.choice((1, 1, 1, 2, 3)), chained=True)
+
+
+def _prelude(rng: random.Random, step: str) -> list[Fault]:
+    """What makes a rare step happen."""
     match step:
         case "ask_abort" | "abort_partial":  # half received, then the snapshot goes
             return [
                 Fault("cut", step="send", nth=rng.randint(3, 9), amount=0.5, node="n1"),
-                Fault("admin_destroy_goal", step="ask_inventory", nth=pairs + 1, seconds=0.0),
+                Fault("admin_destroy_goal", step="ask_inventory", nth=1, seconds=0.0, chained=True),
             ]
         case "ask_aside" | "set_aside":  # nothing in common any more
             return [Fault("admin_destroy", at=round(rng.uniform(15, 60), 3), amount=1.0)]

@@ -51,10 +51,14 @@ class SimVolumes:
                 return
             error: Exception | None = None
             result: T
+            fails = machine.fails()
             try:
-                result = effect()
+                if not fails or world.rng.random() < 0.5:
+                    result = effect()
             except (VolumesError, Refused) as reason:
                 error = reason
+            if fails:
+                error = VolumesError(f"zfs {step}: I/O error")
             world.tell(process.name, step, **({"failed": error} if error else {}))
             world.stepped(step, "after", process)
 
@@ -190,6 +194,7 @@ class _Child:
             self.died()
             if not self.done.done():
                 self.done.set_exception(VolumesError(why))
+                self.done.exception()  # whoever waited may be dead
 
     def succeed(self) -> None:
         if not self.over:
@@ -226,6 +231,8 @@ class _Sending(_Child):
         if self.over:
             return
         try:
+            if self.machine.fails():
+                raise VolumesError(f"zfs send {self._order.source}: I/O error")
             stream, snap = streams.begin_send(self.storage, self._order)
         except VolumesError as error:
             self.fail(str(error))
@@ -316,6 +323,8 @@ class _Receiving(_Child):
     def _open(self) -> bool:
         stream, source = self.end.inbox.popleft()
         try:
+            if self.machine.fails():
+                raise VolumesError(f"zfs recv {self._order.dataset}: I/O error")
             self._partial = streams.begin_receive(self.storage, self._order, stream, source)
         except VolumesError as error:
             self.fail(str(error))

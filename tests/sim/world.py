@@ -39,6 +39,14 @@ class Machine:
     files: dict[str, bytes] = field(default_factory=dict)
     stuck: list[Callable[[], None]] = field(default_factory=list)
     """Commands that wait for a suspended pool."""
+    failing: int = 0
+    """Storage commands that are going to fail."""
+
+    def fails(self) -> bool:
+        """Whether the next command does."""
+        fails = self.failing > 0
+        self.failing -= fails
+        return fails
 
 
 class World:
