@@ -34,9 +34,9 @@ def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zon
     """What goes of a guest on this target when `committed` is recorded there."""
     vmid = assignment.vmid
     points = scan.recorded_points(vmid) | {committed.id: committed}
-    newest = max(points)
+    stay = {max(points), committed.id}  # not the same where later points lost their members, as after a change of owner
     items = [(p.instant, str(p.id)) for p in points.values()]
-    kept = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | {newest}
+    kept = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | stay
     needed = {m.guid for id in kept for m in points[id].members}
     gone = sorted(id for id in points if id not in kept)
     doomed = {Doomed(m.full_name, m.guid) for id in gone for m in points[id].members if m.guid not in needed}

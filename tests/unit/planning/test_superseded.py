@@ -82,6 +82,16 @@ def test_the_newest_by_number_stays_also_when_the_owners_clock_went_back() -> No
     assert goes.forget == (PointId(1, 1),), "the newest by its instant stays too"
 
 
+def test_what_is_committed_stays_also_where_later_points_are_recorded() -> None:
+    replica = hourly(4)
+    replica.points = [*replica.points[1:], replica.points[0]]  # of a new owner that has no later one
+
+    goes = replica.goes("last=1")
+
+    assert replica.points[-1].id not in goes.forget
+    assert not {m.guid for m in replica.points[-1].members} & {d.guid for d in goes.destroy}
+
+
 def test_the_snapshot_of_an_idle_disk_stays_while_a_point_that_is_kept_shares_it() -> None:
     replica = Replica()
     for hour in range(4):
