@@ -23,6 +23,8 @@ from .datasets import Dataset, Mark, Snap, Stream
 from .zfs import Audit, Storage
 
 MIB = 1 << 20
+LONG_KNOWN = 60.0
+"""Seconds: no agent is so far behind etcd, or in so long a command, that it may act for an owner of before."""
 
 
 class Checks(Audit):
@@ -82,7 +84,7 @@ class Checks(Audit):
         agent = self._cluster.agents.get(storage.node)
         owner = agent._view.owner(vmid) if agent else None
         changed = self.owner_changed.get(vmid, self._world.now)
-        if owner is not None and owner.epoch > epoch and self._world.now - changed > 60:
+        if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
         self.check_points(storage, vmid)
 

@@ -3,12 +3,12 @@
 import contextvars
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from holdfast.coordinator.model.owner import Owner
 
-from .checks import Checks
+from .checks import LONG_KNOWN, Checks
 from .cluster import KEYS, POOLS, Cluster
 from .loop import Process
 from .schedule import Fault
@@ -309,7 +309,8 @@ class Faults:
     def _owner_change(self, fault: Fault, name: str) -> None:
         """As a takeover would: another node owns the guest from now on; the old owner must be refused.
 
-        With `amount` above 0.4 it is one for which there is a reason: the old owner is cut off from etcd.
+        With `amount` above 0.4 it is one for which there is a reason: the old owner is cut off from etcd, for so long
+        that the others certainly know.
         """
         key = KEYS.owner(fault.vmid)
         item = self._cluster.service.etcd.get(key)
@@ -318,6 +319,8 @@ class Faults:
         owner = Owner.model_validate_json(item.value)
         other = next(n for n in reversed(self._cluster.nodes) if n != owner.node)
         if fault.amount > 0.4:
+            fault = replace(fault, seconds=LONG_KNOWN + 15)
+            self.quiet_from = max(self.quiet_from, self._world.now + fault.seconds)
             self._etcd_cut(fault, owner.node)
         since = self._world.wall() + timedelta(0)
         self._checks.excuse(fault.vmid, "converges", "targets")

@@ -96,6 +96,7 @@ def table(names: tuple[str, ...], jobs: int) -> int:
 
 def _hunt(most: int, model: str) -> None:
     """In the mutated process: run seeds until one fails."""
+    from . import scenario
     from .run import run
     from .schedule import draw
 
@@ -104,6 +105,11 @@ def _hunt(most: int, model: str) -> None:
         violation = run(draw(seed), faulty=faulty).violation
         if violation is not None:
             print(json.dumps({"seeds": seed + 1, "violation": str(violation)}))
+            return
+    for name in scenario.names():  # every test run has them as well
+        violation = run(scenario.read(name), faulty=faulty).violation
+        if violation is not None:
+            print(json.dumps({"seeds": most, "violation": f"{violation} ({name})"}))
             return
     print(json.dumps({"seeds": most, "violation": ""}))
 
