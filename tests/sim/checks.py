@@ -11,7 +11,7 @@
 8. `converges`: when faults have stopped, lag falls below the RPO within a bound; `bounded leftovers`.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import orjson
 from holdfast.coordinator.model.owner import Owner
@@ -43,7 +43,6 @@ class Checks(Audit):
         self.pulled: set[str] = set()
         """VMID/SLOT of disks that were pulled out for a while: their replicas may be set aside, and their bases go."""
         self.owner_changed: dict[int, float] = {}
-        self._complete: dict[tuple[str, int], set[PointId]] = defaultdict(set)
         cluster.watched_by(self)
         cluster.on_exit = self._ended
         self._world.loop.on_spin = lambda: self._violated("no busy loop", "much is done and no time passes")
@@ -86,26 +85,37 @@ class Checks(Audit):
         changed = self.owner_changed.get(vmid, self._world.now)
         if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
-        self.check_points(storage, vmid)
+        whole = self._whole(storage, self._records(storage, vmid)[point.id])
+        if whole is not None:
+            self._check_point(storage, vmid, whole)
 
     def complete(self, storage: Storage, vmid: int) -> list[RecoveryPoint]:
         """The complete points of a guest on a node, oldest first, computed by this checker itself."""
-        joined: dict[PointId, list[RecoveryPoint]] = defaultdict(list)
+        records = self._records(storage, vmid)
+        return [point for id in sorted(records) if (point := self._whole(storage, records[id]))]
+
+    @staticmethod
+    def _records(storage: Storage, vmid: int) -> dict[PointId, list[RecoveryPoint]]:
+        """What is recorded of each point, on one pool or several."""
+        records: dict[PointId, list[RecoveryPoint]] = {}
         for (_, owner), anchor in storage.anchors.items():
             if owner == vmid:
-                for point in anchor.points.values():
-                    joined[point.id].append(point)
-        found = []
-        for id in sorted(joined):
-            point, *others = joined[id]
-            members = {m.disk: m for p in joined[id] for m in p.members}
-            there = all(
-                (dataset := storage.datasets.get(m.dataset)) is not None and dataset.by_guid(m.guid) is not None
-                for m in members.values()
-            )
-            if there and members.keys() == set(point.disks):
-                found.append(point.model_copy(update={"members": tuple(members.values())}) if others else point)
-        return found
+                for id, point in anchor.points.items():
+                    records.setdefault(id, []).append(point)
+        return records
+
+    @staticmethod
+    def _whole(storage: Storage, records: list[RecoveryPoint]) -> RecoveryPoint | None:
+        """A point as its records have it together, if all of it is there."""
+        point, *others = records
+        members = {m.disk: m for p in records for m in p.members}
+        for member in members.values():
+            dataset = storage.datasets.get(member.dataset)
+            if dataset is None or dataset.by_guid(member.guid) is None:
+                return None
+        if members.keys() != set(point.disks):
+            return None
+        return point.model_copy(update={"members": tuple(members.values())}) if others else point
 
     def counters(self, storage: Storage, point: RecoveryPoint) -> dict[str, int]:
         """Slot → counter, in the order in which the guest writes; disks that it does not write are left out."""
@@ -118,14 +128,12 @@ class Checks(Audit):
                 found[slot] = snap.image.counter
         return found
 
-    def check_points(self, storage: Storage, vmid: int) -> None:
-        spec = self._cluster.specs[vmid]
-        for point in self.complete(storage, vmid):
-            values = list(self.counters(storage, point).values())
-            if spec.spread and point.consistency == "none":
-                continue  # it says itself that it is none
-            if values != sorted(values, reverse=True) or (values and values[-1] < values[0] - 1):
-                self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}")
+    def _check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
+        if self._cluster.specs[vmid].spread and point.consistency == "none":
+            return  # it says itself that it is none
+        values = list(self.counters(storage, point).values())
+        if values != sorted(values, reverse=True) or (values and values[-1] < values[0] - 1):
+            self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}")
 
     # --- storage
 
@@ -153,14 +161,16 @@ class Checks(Audit):
 
     def _newest_before(self, storage: Storage, vmid: int, guid: int) -> RecoveryPoint | None:
         """The newest recorded point that would be complete but for this snapshot, if there is no newer complete one."""
-        complete = self.complete(storage, vmid)
-        newest = complete[-1].id if complete else PointId(0, 0)
-        for (_, owner), anchor in storage.anchors.items():
-            for point in anchor.points.values():
-                if owner == vmid and point.id > newest and any(m.guid == guid for m in point.members):
-                    others = [m for m in point.members if m.guid != guid]
-                    if all((d := storage.datasets.get(m.dataset)) and d.by_guid(m.guid) for m in others):
-                        return point
+        records = self._records(storage, vmid)
+        for id in sorted(records, reverse=True):
+            if self._whole(storage, records[id]):
+                return None
+            for point in records[id]:
+                others = [m for m in point.members if m.guid != guid]
+                if len(others) < len(point.members) and all(
+                    (d := storage.datasets.get(m.dataset)) and d.by_guid(m.guid) for m in others
+                ):
+                    return point
         return None
 
     def _slot(self, vmid: int, dataset: str) -> str:
@@ -205,6 +215,9 @@ class Checks(Audit):
             if (vmid, "converges") in self.excused or self._asks_for_help(vmid):
                 continue
             for node in self._cluster.nodes:
+                storage = self._world.machines[node].storage
+                for point in self.complete(storage, vmid):
+                    self._check_point(storage, vmid, point)
                 if node != self._cluster.specs[vmid].node:
                     found += self._lagging(vmid, node)
             found += self._leftovers(vmid)

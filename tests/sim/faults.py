@@ -13,7 +13,7 @@ from .cluster import KEYS, POOLS, Cluster
 from .loop import Process
 from .schedule import Fault
 
-HORIZON = 90.0
+HORIZON = 75.0
 """Seconds after which faults that still wait for their step do not strike any more."""
 
 

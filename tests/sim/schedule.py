@@ -123,7 +123,7 @@ def draw(seed: int) -> Schedule:
         rates=rates,
         guests=tuple(guests),
         faults=tuple(faults),
-        length=rpo * 3 + 10,
+        length=rpo * 2.5 + 10,
         transfers=rng.choice((1, 4)) if len(guests) == 1 and nodes == 2 else 4,  # one at a time must be enough
     )
 
@@ -150,9 +150,9 @@ def _fault(rng: random.Random, kind: str, step: str, names: list[str], guests: l
     node = rng.choice(names)
     return Fault(
         kind=kind,
-        at=None if step else round(rng.uniform(2, 70), 3),
+        at=None if step else round(rng.uniform(2, 60), 3),
         step=step,
-        nth=1 if step in SELDOM else rng.choice((1, 1, 2, 3) if step == "ask_inventory" else (1, 1, 2, 3, 5, 8)),
+        nth=1 if step in SELDOM else rng.choice((1, 1, 2, 3) if step == "ask_inventory" else (1, 1, 2, 3, 4, 6)),
         phase=rng.choice(("before", "after")),
         node=node,
         other=rng.choice(("", *[n for n in names if n != node])),
