@@ -15,8 +15,8 @@ from holdfast.coordinator.identity.authority_files import AuthorityFiles
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.store.client import EtcdStore
-from holdfast.coordinator.store.members import Tls
 from holdfast.coordinator.store.port import Delete, OutcomeUnknown, PermissionDenied, Put, StoreError, absent
+from holdfast.coordinator.store.tls import Tls
 from integration.cluster_etcd import COMMAND, SecuredCluster, init, secured
 from integration.etcd_cluster import free_port
 

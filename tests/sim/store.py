@@ -179,8 +179,8 @@ class SimStore:
         return await self._read("grant a lease", lambda: self._service.etcd.grant(ttl))
 
     async def keep_alive(self, lease_id: int, key: str) -> Renewal:
-        etcd = self._service.etcd
-        return await self._read("renew a lease", lambda: Renewal(etcd.keep_alive(lease_id).ttl, etcd.get(key)))
+        lease = await self._read("renew a lease", lambda: self._service.etcd.keep_alive(lease_id))
+        return Renewal(lease.ttl, await self.get(key))
 
     async def revoke(self, lease_id: int) -> None:
         await self._read("revoke a lease", lambda: self._service.etcd.revoke(lease_id))
