@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Identity, Role
+from holdfast.coordinator.model.answers import SOCKET
 from holdfast.coordinator.model.names import NodeName
 from holdfast.coordinator.model.node import API_PORT, TRANSFER_PORT, Port
 from pydantic import BeforeValidator, Field, model_validator
@@ -36,6 +37,8 @@ class AgentSettings(EtcdSettings):
     """Run without certificates: whoever reaches the ports can pose as any node."""
     transfers: Annotated[int, Field(ge=1, le=64)] = 4
     """How many disks are sent at once."""
+    socket: Path = SOCKET
+    """Where the API answers on this machine, to root."""
     state: Path = Path("/var/lib/holdfast")
     mirror: Path | None = None
     """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""

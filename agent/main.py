@@ -50,7 +50,7 @@ async def _serve(agent: Agent, settings: AgentSettings, store: Store, host: Host
     """Until cancelled: the agent, and beside it what answers the command line and what reads Proxmox's files."""
     async with asyncio.TaskGroup() as group:
         group.create_task(agent.run())
-        group.create_task(agent.api.serve(settings.listen, settings.api_port))
+        group.create_task(agent.api.serve(settings.listen, settings.api_port, settings.socket))
         if settings.mirror is not None:
             mirror = PveMirror(store, settings.keyspace, settings.node, settings.mirror, clock=host.monotonic)
             group.create_task(mirror.run())
