@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from holdfast.agent.config import AgentSettings
 from holdfast.coordinator.identity.authority_files import AuthorityFiles
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.store.client import EtcdStore
-from holdfast.coordinator.store.members import Tls
 from holdfast.coordinator.store.port import Delete, OutcomeUnknown, PermissionDenied, Put, StoreError, absent
+from holdfast.coordinator.store.tls import Tls
 from integration.cluster_etcd import COMMAND, SecuredCluster, init, secured
 from integration.etcd_cluster import free_port
 
@@ -296,6 +297,23 @@ def test_a_witness_joins_as_coordinator_and_member_of_etcd(cluster: SecuredClust
     assert sorted(path.name for path in (there / "pki").glob("*.key")) == ["coordinator.key", "member.key"]
     assert (there / "coordinator.yaml").exists()
     assert not (there / "agent.yaml").exists()
+
+
+async def test_what_mirrors_proxmox_writes_storages_and_guests_and_no_more(
+    cluster: SecuredCluster, port: int, tmp_path: Path
+) -> None:
+    there = tmp_path / "pve9"
+    cluster.ok("join", "pve9", token(cluster, port, "pve9", "--role", "node", "--role", "mirror"), folder=there)
+    settings = AgentSettings.read(there / "agent.yaml")
+    assert settings.mirror == Path("/etc/pve")
+    own = ("desired/storage/local", "desired/guests/101", "mirror/leader", "mirror/index")
+    async with settings.mirror_store() as store:
+        for key in sorted({*FOREIGN, *OWN, *own}):
+            if key in own:
+                await store.put(ROOT + key, b"{}")
+            else:
+                with pytest.raises(PermissionDenied):
+                    await store.put(ROOT + key, b"{}")
 
 
 def serial(path: Path) -> str:
