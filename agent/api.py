@@ -14,18 +14,23 @@ from aiohttp import web
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.openapi import Described, document
-from holdfast.agent.ports import VolumesError
+from holdfast.agent.ports import Refused, VolumesError, WireError
 from holdfast.coordinator import __version__
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.identity.verify import Untrusted
-from holdfast.coordinator.model.answers import Answer, GuestPlan, Health, Plan, Progress, Transfer
+from holdfast.coordinator.model.answers import Answer, GuestPlan, Health, Plan, Progress, Reach, Transfer
 from holdfast.coordinator.model.condition import Condition
+from holdfast.coordinator.model.node import Node
+
+_REACH = 1.5
+"""Seconds for a node; who asks waits for two."""
 
 log = structlog.get_logger()
 
 PATHS = (
     Described("/v1/health", "That the agent runs, and what is wrong with its node.", Health),
+    Described("/v1/reach", "The nodes whose agents it cannot reach; it connects to all of them.", Reach),
     Described("/v1/progress", "The streams that this node is sending.", Progress),
     Described("/v1/plan", "What it would do next for the guests that it owns.", Plan, query=("vmid",)),
 )
@@ -49,7 +54,12 @@ class Api:
 
     async def serve(self, address: str, port: int, socket: Path) -> None:
         """Until cancelled. A socket that cannot be made is said, and done without."""
-        handlers = {"/v1/health": self._health, "/v1/progress": self._progress, "/v1/plan": self._plan}
+        handlers = {
+            "/v1/health": self._health,
+            "/v1/reach": self._reach,
+            "/v1/progress": self._progress,
+            "/v1/plan": self._plan,
+        }
         application = web.Application(middlewares=[self._authenticated])
         application.add_routes([web.get(path, handler) for path, handler in handlers.items()])
         application.add_routes([web.get("/openapi.json", _describe)])
@@ -89,6 +99,22 @@ class Api:
                 conditions=conditions,
             )
         )
+
+    async def _reach(self, _: web.Request) -> web.Response:
+        nodes = {name: node for name, node in self._context.view.desired.nodes.items() if name != self._context.me}
+        async with asyncio.TaskGroup() as group:
+            tried = {name: group.create_task(self._try(name, node)) for name, node in nodes.items()}
+        return _answer(Reach(unreachable={name: why for name, task in tried.items() if (why := task.result())}))
+
+    async def _try(self, name: str, node: Node) -> str | None:
+        try:
+            async with asyncio.timeout(_REACH):
+                await self._context.sender.reach(name, node)
+        except (WireError, Refused) as error:
+            return str(error)
+        except TimeoutError:
+            return f"{node.address}:{node.transfer_port} does not answer within {_REACH:g} s"
+        return None
 
     async def _progress(self, _: web.Request) -> web.Response:
         now = self._context.host.monotonic()

@@ -32,7 +32,7 @@ from holdfast.coordinator.model.keyspace import DEFAULT_CLUSTER
 from holdfast.coordinator.planning.desired import describe
 from pydantic import ValidationError
 
-_IDENTITIES = {"init": "init", "join": "join", "renew": "join", "ca": "ca"}
+_IDENTITIES = {"init": "init", "join": "join", "renew": "join", "ca": "ca", "doctor": "doctor"}
 """Command → its module here. Imported when asked for: cryptography would slow the start of every other one."""
 
 

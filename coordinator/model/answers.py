@@ -61,3 +61,9 @@ class Health(Answer):
     staleness: float | None = None
     """Seconds since it last heard of etcd."""
     conditions: tuple[Condition, ...] = ()
+
+
+class Reach(Answer):
+    """`GET /v1/reach`: the nodes whose agents it cannot reach, each with why; connects to all of them."""
+
+    unreachable: dict[str, str] = {}

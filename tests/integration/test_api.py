@@ -13,13 +13,17 @@ import orjson
 import pytest
 from holdfast.agent.api import PATHS, Api
 from holdfast.agent.openapi import document
+from holdfast.agent.transfer.sender import Sender
+from holdfast.agent.transfer.tcp import TcpWire
+from holdfast.agent.transfer.tls import TlsWire
 from holdfast.coordinator.cli.agents import Access, ask
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
-from holdfast.coordinator.model.answers import Health, Plan, Progress
+from holdfast.coordinator.model.answers import Health, Plan, Progress, Reach
 from holdfast.coordinator.model.node import Node
 from integration.certificates import Certificates
 from integration.test_tcp import HOST, free_port
+from integration.test_tls import serving
 
 
 @pytest.fixture
@@ -36,12 +40,16 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, credentials: Credentials | None = None, name: str = "beta") -> AsyncIterator[Running]:
+async def running(
+    folder: Path, credentials: Credentials | None = None, nodes: dict[str, Node] | None = None, name: str = "beta"
+) -> AsyncIterator[Running]:
     channel = SimpleNamespace(transferred=lambda: 1000)
     transfer = SimpleNamespace(vmid=101, disk="scsi0", target="gamma", total=4000, started=0.0, channel=channel)
     host = SimpleNamespace(now=lambda: datetime.now(UTC), monotonic=lambda: 10.0)
-    context: Any = SimpleNamespace(me=name, host=host, sender=SimpleNamespace(transfers={transfer.vmid: transfer}))
-    context.sender.transfers = [transfer]
+    sender = Sender(Any, TlsWire(credentials) if credentials else TcpWire(), Any)  # type: ignore[arg-type]
+    sender.transfers = [transfer]  # type: ignore[assignment]
+    view = SimpleNamespace(desired=SimpleNamespace(nodes=dict(nodes or {})))
+    context: Any = SimpleNamespace(me=name, host=host, sender=sender, view=view)
     api = Api(context, {}, credentials, lambda: 0.5)
     made = Running(free_port(), folder / "run" / "agent.sock")
     serving = asyncio.create_task(api.serve(HOST, made.port, made.socket))
@@ -119,6 +127,24 @@ async def test_on_its_own_machine_an_agent_answers_by_its_socket(certificates: C
     assert list(answers.silent) == ["gamma"]
 
 
+async def test_an_agent_says_which_others_it_cannot_reach_and_why(certificates: Certificates, tmp_path: Path) -> None:
+    mine = access(tmp_path, certificates.issue("me", Role.OPERATOR))
+    beta = certificates.issue("beta")
+    async with serving(TlsWire(certificates.issue("gamma"))) as port:
+        nodes = {
+            "beta": Node(address="192.0.2.1"),  # itself
+            "gamma": Node(address=HOST, transfer_port=port),
+            "delta": Node(address=HOST, transfer_port=free_port()),
+            "epsilon": Node(address=HOST, transfer_port=port),
+        }
+        async with running(tmp_path, beta, nodes) as api:
+            answers = await ask(api.nodes, "/v1/reach", Reach, mine)
+    found = answers.given["beta"].unreachable
+    assert set(found) == {"delta", "epsilon"}
+    assert "cannot be reached" in found["delta"]
+    assert "answers gamma, not epsilon" in found["epsilon"]
+
+
 async def test_a_socket_that_is_left_over_is_replaced_and_one_that_cannot_be_made_stops_nothing(
     tmp_path: Path,
 ) -> None:
@@ -137,7 +163,7 @@ async def test_what_openapi_describes_is_what_is_served_and_answers_fit_it(tmp_p
         async with session.get("http://agent/openapi.json") as response:
             described = await response.json()
         assert described == document(PATHS)
-        assert set(described["paths"]) == {"/v1/health", "/v1/progress", "/v1/plan"}
+        assert set(described["paths"]) == {"/v1/health", "/v1/reach", "/v1/progress", "/v1/plan"}
         for each in PATHS:
             async with session.get(f"http://agent{each.path}") as response:
                 assert response.status == 200

@@ -365,3 +365,36 @@ def test_a_machine_without_the_authority_says_where_it_is(cluster: SecuredCluste
     for command in (["ca", "issue", "x"], ["ca", "list"], ["ca", "revoke", "x"], ["ca", "token", "x", "--at", "a"]):
         done = cluster.run(*command, folder=tmp_path / "empty")
         assert (done.returncode, "where holdfast init ran" in done.stderr) == (1, True), done
+
+
+# --- the doctor
+
+
+def findings(cluster: SecuredCluster) -> dict[str, dict[str, str]]:
+    done = cluster.run("doctor", "-o", "json")
+    assert done.returncode == 1, done
+    return {finding["reason"]: finding for finding in json.loads(done.stdout)}
+
+
+async def test_the_doctor_finds_what_is_wrong_with_a_real_etcd_and_says_what_mends_it(cluster: SecuredCluster) -> None:
+    async with store_of(cluster, Role.OPERATOR) as store:
+        await store.put(KEYS.desired("nodes", "pve7"), b'{"address": "127.0.0.1", "api_port": 1}')
+        before = findings(cluster)
+        assert {"FewMembers", "NoCoordinator", "AgentDown"} <= set(before)
+        assert before["AgentDown"]["subject"] == "pve7"
+        assert all(finding["mend"] for finding in before.values())
+        assert not {"NoTls", "NoMetrics", "MemberDown", "WrongRights", "AuthorityExpires"} & set(before)
+        await store.delete(KEYS.desired("nodes", "pve7"))
+    pki = cluster.folder / "pki"
+    argv = ["etcdctl", "--endpoints", f"https://{cluster.endpoint}", "--cacert", str(pki / "ca.crt")]
+    argv += ["--cert", str(pki / "admin.crt"), "--key", str(pki / "admin.key")]
+    loosened = [*argv, "role", "grant-permission", "node/pve1", "readwrite", f"{ROOT}owners/", "--prefix"]
+    subprocess.run(loosened, check=True, capture_output=True, timeout=20)  # noqa: ASYNC221
+    wrong = findings(cluster)
+    assert wrong["WrongRights"]["subject"] == "role node/pve1"
+    assert "AgentDown" not in wrong
+    assert init(cluster).returncode == 0
+    assert "WrongRights" not in findings(cluster)
+    async with store_of(cluster, Role.NODE) as store:
+        with pytest.raises(PermissionDenied):
+            await store.put(f"{ROOT}owners/101", b"{}")
