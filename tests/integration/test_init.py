@@ -1,5 +1,6 @@
 """`holdfast init`, `ca` and `join`, and what etcd then lets each identity do: real etcd, TLS and access control on."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -398,3 +399,52 @@ async def test_the_doctor_finds_what_is_wrong_with_a_real_etcd_and_says_what_men
     async with store_of(cluster, Role.NODE) as store:
         with pytest.raises(PermissionDenied):
             await store.put(f"{ROOT}owners/101", b"{}")
+
+
+@contextlib.contextmanager
+def daemon(program: str, settings: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [COMMAND.with_name(program), "--config", str(settings)]
+    with (settings.parent / f"{program}.log").open("wb") as log:
+        process = subprocess.Popen(argv, env=os.environ | environment, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(15) == 0, (settings.parent / f"{program}.log").read_text()[-3000:]
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def test_agents_and_a_coordinator_work_with_their_own_identities_and_the_doctor_is_content(
+    cluster: SecuredCluster, port: int, tmp_path: Path
+) -> None:
+    there = tmp_path / "alpha"
+    cluster.ok("join", "alpha", token(cluster, port, "alpha"), folder=there)
+    coordinator = yaml.safe_load((cluster.folder / "coordinator.yaml").read_text())
+    pki = cluster.folder / "pki"
+    coordinator |= {"cert": str(pki / "coordinator.crt"), "key": str(pki / "coordinator.key")}
+    (tmp_path / "coordinator.yaml").write_text(yaml.safe_dump(coordinator))
+    nodes: dict[str, tuple[Path, int, int]] = {
+        name: (folder, free_port(), free_port()) for name, folder in (("pve1", cluster.folder), ("alpha", there))
+    }
+    with contextlib.ExitStack() as stack:
+        async with store_of(cluster, Role.OPERATOR) as store:
+            for name, (folder, transfers, api) in nodes.items():
+                record = {"address": "127.0.0.1", "transfer_port": transfers, "api_port": api}
+                await store.put(KEYS.desired("nodes", name), json.dumps(record).encode())
+                environment = {"HOLDFAST_TRANSFER_PORT": str(transfers), "HOLDFAST_API_PORT": str(api)}
+                environment |= {"HOLDFAST_LISTEN": "127.0.0.1", "HOLDFAST_SOCKET": str(folder / "agent.sock")}
+                environment |= {"HOLDFAST_STATE": str(folder / "state")}
+                (folder / "state").mkdir()
+                stack.enter_context(daemon("holdfast-agent", folder / "agent.yaml", environment))
+            stack.enter_context(daemon("holdfast-coordinator", tmp_path / "coordinator.yaml", {}))
+            async with asyncio.timeout(40):
+                while not {KEYS.agent(name) for name in nodes} <= {i.key for i in (await store.list(ROOT)).items}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)
+        found = findings(cluster)
+        assert set(found) <= {"FewMembers", "OldEtcd", "SlowDisk"}, found
+    async with store_of(cluster, Role.OPERATOR) as store:
+        for name in nodes:
+            await store.delete(KEYS.desired("nodes", name))
