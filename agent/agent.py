@@ -71,7 +71,10 @@ class Agent:
         self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)
         self.guests: dict[int, GuestWorker] = {}
         self._reporter.guests = lambda: self.guests
-        self.api = Api(self._context, self.guests)
+        self.api = Api(self._context, self.guests, credentials, self._staleness)
+
+    def _staleness(self) -> float | None:
+        return self._cache.staleness() if self._cache.synced.is_set() else None
 
     def _on_change(self, change: Change) -> None:
         if change.new is None:

@@ -1,32 +1,120 @@
-"""What the command line asks an agent live: progress, and what it would do next. Read-only."""
+"""The agent's local API: what is asked live and kept nowhere. Read-only; HTTP on a unix socket, and on TCP.
+
+On TCP under mutual TLS where the node has a certificate: whoever belongs to the cluster may ask. The unix socket is
+root's alone. `PATHS` is what `GET /openapi.json` describes.
+"""
 
 import asyncio
-from collections.abc import Mapping
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
+import structlog
 from aiohttp import web
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
-from holdfast.agent.ports import VolumesError
+from holdfast.agent.openapi import Described, document
+from holdfast.agent.ports import Refused, VolumesError, WireError
+from holdfast.coordinator import __version__
+from holdfast.coordinator.identity.credentials import Credentials
+from holdfast.coordinator.identity.identity import Role
+from holdfast.coordinator.identity.verify import Untrusted
+from holdfast.coordinator.model.answers import Answer, GuestPlan, Health, Plan, Progress, Reach, Transfer
+from holdfast.coordinator.model.condition import Condition
+from holdfast.coordinator.model.node import Node
+
+_REACH = 1.5
+"""Seconds for a node; who asks waits for two."""
+
+log = structlog.get_logger()
+
+PATHS = (
+    Described("/v1/health", "That the agent runs, and what is wrong with its node.", Health),
+    Described("/v1/reach", "The nodes whose agents it cannot reach; it connects to all of them.", Reach),
+    Described("/v1/progress", "The streams that this node is sending.", Progress),
+    Described("/v1/plan", "What it would do next for the guests that it owns.", Plan, query=("vmid",)),
+)
 
 
 class Api:
-    """HTTP on the node's API port; paths as in `routes`."""
+    """Answers `PATHS`."""
 
-    def __init__(self, context: Context, guests: Mapping[int, GuestWorker]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        guests: Mapping[int, GuestWorker],
+        credentials: Credentials | None,
+        staleness: Callable[[], float | None],
+    ) -> None:
+        """`staleness`: seconds since etcd was last heard of; None before the keyspace has been read."""
         self._context = context
         self._guests = guests
+        self._credentials = credentials
+        self._staleness = staleness
 
-    async def serve(self, address: str, port: int) -> None:
-        """Until cancelled."""
-        application = web.Application()
-        application.add_routes([web.get("/v1/progress", self._progress), web.get("/v1/plan", self._plan)])
+    async def serve(self, address: str, port: int, socket: Path) -> None:
+        """Until cancelled. A socket that cannot be made is said, and done without."""
+        handlers = {
+            "/v1/health": self._health,
+            "/v1/reach": self._reach,
+            "/v1/progress": self._progress,
+            "/v1/plan": self._plan,
+        }
+        application = web.Application(middlewares=[self._authenticated])
+        application.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+        application.add_routes([web.get("/openapi.json", _describe)])
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, address, port).start()
+            tls: ssl.SSLContext | None = self._credentials.server if self._credentials else None
+            await web.TCPSite(runner, address, port, ssl_context=tls).start()
+            await _listen(runner, socket)
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
+
+    @web.middleware
+    async def _authenticated(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        tls = request.transport.get_extra_info("ssl_object") if request.transport else None
+        if self._credentials and tls is not None:
+            try:
+                self._credentials.peer(tls.getpeercert(binary_form=True), frozenset(Role))
+            except Untrusted as error:
+                log.warning("refused", peer=request.remote, reason=error.reason, error=str(error))
+                raise web.HTTPForbidden(text=str(error)) from None
+        return await handler(request)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        now, stale = self._context.host.now(), self._staleness()
+        conditions = self._credentials.conditions(now) if self._credentials else ()
+        return _answer(
+            Health(
+                node=self._context.me,
+                version=__version__,
+                now=now,
+                synced=stale is not None,
+                staleness=stale,
+                conditions=conditions,
+            )
+        )
+
+    async def _reach(self, _: web.Request) -> web.Response:
+        nodes = {name: node for name, node in self._context.view.desired.nodes.items() if name != self._context.me}
+        async with asyncio.TaskGroup() as group:
+            tried = {name: group.create_task(self._try(name, node)) for name, node in nodes.items()}
+        return _answer(Reach(unreachable={name: why for name, task in tried.items() if (why := task.result())}))
+
+    async def _try(self, name: str, node: Node) -> str | None:
+        try:
+            async with asyncio.timeout(_REACH):
+                await self._context.sender.reach(name, node)
+        except (WireError, Refused) as error:
+            return str(error)
+        except TimeoutError:
+            return f"{node.address}:{node.transfer_port} does not answer within {_REACH:g} s"
+        return None
 
     async def _progress(self, _: web.Request) -> web.Response:
         now = self._context.host.monotonic()
@@ -34,17 +122,17 @@ class Api:
         for transfer in self._context.sender.transfers:
             moved, seconds = transfer.channel.transferred(), now - transfer.started
             transfers.append(
-                {
-                    "vmid": transfer.vmid,
-                    "disk": transfer.disk,
-                    "target": transfer.target,
-                    "bytes": moved,
-                    "total": transfer.total,
-                    "seconds": round(seconds, 3),
-                    "bytes_per_second": round(moved / seconds) if seconds > 0 else 0,
-                }
+                Transfer(
+                    vmid=transfer.vmid,
+                    disk=transfer.disk,
+                    target=transfer.target,
+                    bytes=moved,
+                    total=transfer.total,
+                    seconds=round(seconds, 3),
+                    bytes_per_second=round(moved / seconds) if seconds > 0 else 0,
+                )
             )
-        return web.json_response({"transfers": transfers})
+        return _answer(Progress(transfers=tuple(transfers)))
 
     async def _plan(self, request: web.Request) -> web.Response:
         asked = request.query.get("vmid")
@@ -52,17 +140,30 @@ class Api:
             raise web.HTTPBadRequest(text="vmid is a number")
         chosen = {v: g for v, g in self._guests.items() if asked is None or v == int(asked)}
         try:
-            return web.json_response({"guests": [await self._guest(v, g) for v, g in sorted(chosen.items())]})
+            return _answer(Plan(guests=tuple([await self._guest(v, g) for v, g in sorted(chosen.items())])))
         except VolumesError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
 
-    async def _guest(self, vmid: int, worker: GuestWorker) -> dict[str, object]:
+    async def _guest(self, vmid: int, worker: GuestWorker) -> GuestPlan:
         plan = await worker.plan()
         steps = [*([plan.step] if plan.step else []), *(s for t in worker.state.targets.values() for s in t.plan.steps)]
-        conditions = [*plan.conditions, *(c for t in worker.state.targets.values() for c in t.conditions)]
-        return {
-            "vmid": vmid,
-            "steps": [str(step) for step in steps],
-            "due": plan.due.isoformat() if plan.due else None,
-            "conditions": [{"reason": c.reason, "message": c.message} for c in conditions],
-        }
+        found = [*plan.conditions, *(c for t in worker.state.targets.values() for c in t.conditions)]
+        conditions = tuple(Condition(reason=c.reason, message=c.message) for c in found)
+        return GuestPlan(vmid=vmid, steps=tuple(map(str, steps)), due=plan.due, conditions=conditions)
+
+
+async def _listen(runner: web.AppRunner, socket: Path) -> None:
+    """asyncio removes a socket that an earlier life has left; unix(7): who may not write it cannot connect."""
+    try:
+        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await web.UnixSite(runner, str(socket)).start()
+    except OSError as error:
+        log.warning("the local API has no socket", path=str(socket), error=str(error))
+
+
+def _answer(answer: Answer) -> web.Response:
+    return web.Response(text=answer.model_dump_json(), content_type="application/json")
+
+
+async def _describe(_: web.Request) -> web.Response:
+    return web.json_response(document(PATHS))

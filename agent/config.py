@@ -8,8 +8,10 @@ from typing import Annotated, Self
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Identity, Role
+from holdfast.coordinator.model.answers import SOCKET
 from holdfast.coordinator.model.names import NodeName
 from holdfast.coordinator.model.node import API_PORT, TRANSFER_PORT, Port
+from holdfast.coordinator.store.client import EtcdStore
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
@@ -36,17 +38,32 @@ class AgentSettings(EtcdSettings):
     """Run without certificates: whoever reaches the ports can pose as any node."""
     transfers: Annotated[int, Field(ge=1, le=64)] = 4
     """How many disks are sent at once."""
+    socket: Path = SOCKET
+    """Where the API answers on this machine, to root."""
     state: Path = Path("/var/lib/holdfast")
     mirror: Path | None = None
     """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""
+    mirror_cert: Path | None = None
+    mirror_key: Path | None = None
+    """The identity that writes them: a node's own may not write desired state."""
 
     @model_validator(mode="after")
     def _insecure_is_meant(self) -> Self:
         if self.insecure and self.cert:
             raise ValueError("insecure and certificates contradict each other; name networks that need none as trusted")
+        if (self.mirror_cert is None) != (self.mirror_key is None):
+            raise ValueError("the mirror's certificate needs both mirror_cert and mirror_key")
+        if self.mirror and self.cert and not self.mirror_cert:
+            raise ValueError("mirror needs an identity of its own: holdfast ca token NODE --role node --role mirror")
         if self.trusted and not self.cert:
             raise ValueError("trusted networks are exceptions from TLS, which needs ca, cert and key")
         return self
+
+    def mirror_store(self) -> EtcdStore:
+        """A client for the mirror. OSError if a certificate cannot be read."""
+        if self.mirror_cert is None:
+            return self.store()
+        return self.model_copy(update={"cert": self.mirror_cert, "key": self.mirror_key}).store()
 
     def credentials(self) -> Credentials | None:
         """This node's identity; None where it runs without. Raises InsecureRefused, OSError or ValueError."""

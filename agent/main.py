@@ -21,7 +21,6 @@ from holdfast.coordinator.grouped import first
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.planning.desired import describe
-from holdfast.coordinator.store.port import Store
 from pydantic import ValidationError
 
 log = structlog.get_logger()
@@ -46,14 +45,19 @@ def main(config: Path | None, verbose: bool) -> None:
     sys.exit(asyncio.run(_run(settings, credentials)))
 
 
-async def _serve(agent: Agent, settings: AgentSettings, store: Store, host: Host) -> None:
+async def _serve(agent: Agent, settings: AgentSettings, host: Host) -> None:
     """Until cancelled: the agent, and beside it what answers the command line and what reads Proxmox's files."""
     async with asyncio.TaskGroup() as group:
         group.create_task(agent.run())
-        group.create_task(agent.api.serve(settings.listen, settings.api_port))
+        group.create_task(agent.api.serve(settings.listen, settings.api_port, settings.socket))
         if settings.mirror is not None:
-            mirror = PveMirror(store, settings.keyspace, settings.node, settings.mirror, clock=host.monotonic)
-            group.create_task(mirror.run())
+            group.create_task(_mirror(settings, settings.mirror, host))
+
+
+async def _mirror(settings: AgentSettings, root: Path, host: Host) -> None:
+    """Read Proxmox's files, as the identity that may write what they say; until cancelled."""
+    async with settings.mirror_store() as store:
+        await PveMirror(store, settings.keyspace, settings.node, root, clock=host.monotonic).run()
 
 
 async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
@@ -65,7 +69,7 @@ async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
         parts = Agent(settings, store, ZfsVolumes(host.now), wire, host, credentials)
-        agent = asyncio.create_task(_serve(parts, settings, store, host))
+        agent = asyncio.create_task(_serve(parts, settings, host))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)
         try:

@@ -45,6 +45,10 @@ class Sender:
         self.transfers: set[Transfer] = set()
         """Streams under way, for whoever asks about progress."""
 
+    async def reach(self, name: str, node: Node) -> None:
+        """Connect to a node and leave again. Raises WireError, or Refused."""
+        await (await self._wire.connect(name, node.address, node.transfer_port)).close()
+
     async def inventory(self, node: Node, claim: Claim, assignment: Assignment) -> Inventory:
         """Ask what the target holds of the guest."""
         datasets = [disk.target_dataset for disk in assignment.disks]

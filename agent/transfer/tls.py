@@ -111,17 +111,20 @@ class TlsChannel(SocketChannel):
             raise WireError(f"the connection to {self.peer} broke: {str(error) or 'no end came'}") from None
 
     async def _pumped(self) -> None:
-        """Wait for the thread. Where it fails, so that nothing more can be said, the connection ends."""
+        """Wait for the thread while it gets on. Where it fails, nothing more can be said: the connection ends."""
         thread, self._pump = self._pump, None
         if thread is None:
             return
         try:
-            done, _ = await asyncio.wait((thread,), timeout=tcp.ANSWER_TIMEOUT)
+            moved = -1
+            while not thread.done() and moved != (moved := self.transferred()):
+                await asyncio.wait((thread,), timeout=tcp.ANSWER_TIMEOUT)
         finally:
-            if not thread.done():
+            stuck = not thread.done()
+            if stuck:
                 self.abort()
                 await _outlive(thread)
-        if not done or thread.exception() is not None:
+        if stuck or thread.exception() is not None:
             self.abort()
 
     def finish_sending(self) -> None:

@@ -1,57 +1,22 @@
 """Asks the agents over their HTTP API for what is not kept in etcd: progress, and what they would do."""
 
 import asyncio
+import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from holdfast.coordinator.model.condition import Condition
+from holdfast.coordinator.model.answers import SOCKET, Answer, Health
 from holdfast.coordinator.model.node import Node
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 TIMEOUT, CONNECT_TIMEOUT = 2.0, 1.0
 """Seconds."""
 
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)  # a newer agent may say more
-
-
-class Transfer(_Answer):
-    """One disk on its way. `total` is None where the stream's size is not known."""
-
-    vmid: int
-    disk: str
-    target: str
-    bytes: int
-    total: int | None = None
-    seconds: float
-    bytes_per_second: float
-
-
-class Progress(_Answer):
-    """`GET /v1/progress`"""
-
-    transfers: tuple[Transfer, ...] = ()
-
-
-class GuestPlan(_Answer):
-    """What an agent would do for one guest now, and when next."""
-
-    vmid: int
-    steps: tuple[str, ...] = ()
-    due: datetime | None = None
-    conditions: tuple[Condition, ...] = ()
-
-
-class Plan(_Answer):
-    """`GET /v1/plan`"""
-
-    guests: tuple[GuestPlan, ...] = ()
-
-
-A = TypeVar("A", bound=_Answer)
+A = TypeVar("A", bound=Answer)
+B = TypeVar("B", bound=Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,28 +27,78 @@ class Answers(Generic[A]):
     silent: Mapping[str, str]
 
 
-async def ask(nodes: Mapping[str, Node], path: str, kind: type[A]) -> Answers[A]:
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How agents are reached: under TLS where we have a certificate; the one on this machine by its socket."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    socket: Path = SOCKET
+
+    def context(self) -> ssl.SSLContext | None:
+        """For TLS; None without certificates. OSError if they cannot be read."""
+        if not (self.ca and self.cert and self.key):
+            return None
+        context = ssl.create_default_context(cafile=self.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(self.cert, self.key)
+        return context
+
+
+async def ask(nodes: Mapping[str, Node], path: str, kind: type[A], access: Access) -> Answers[A]:
     """Ask every node at once, 2 s each at most."""
     import aiohttp  # here, because it takes a third of the start of every command
 
     given: dict[str, A] = {}
     silent: dict[str, str] = {}
+    context = access.context()
+    scheme = "https" if context else "http"
+
+    async def get(session: aiohttp.ClientSession, url: str, name: str, answer: type[B]) -> B | str:
+        # by TLS an agent must have a certificate for the node's name: addresses may move
+        more: dict[str, Any] = {"ssl": context, "server_hostname": name} if url.startswith("https") else {}
+        async with session.get(url, **more) as response:
+            if response.status != 200:
+                return f"answered with status {response.status}"
+            return answer.model_validate_json(await response.read())
+
+    async def local() -> str | None:
+        """The node whose agent listens on this machine's socket, where we may use it."""
+        if not os.access(access.socket, os.W_OK):
+            return None
+        try:
+            async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(access.socket)), timeout=timeout) as s:
+                health = await get(s, "http://agent/v1/health", "", Health)
+                if isinstance(health, str) or health.node not in nodes:
+                    return None
+                answer = await get(s, f"http://agent{path}", "", kind)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValidationError):
+            return None
+        if isinstance(answer, str):
+            return None
+        given[health.node] = answer
+        return health.node
 
     async def one(session: aiohttp.ClientSession, name: str, node: Node) -> None:
         host = f"[{node.address}]" if ":" in node.address else node.address
         try:
-            async with session.get(f"http://{host}:{node.api_port}{path}") as response:
-                if response.status != 200:
-                    silent[name] = f"answered with status {response.status}"
-                    return
-                given[name] = kind.model_validate_json(await response.read())
+            answer = await get(session, f"{scheme}://{host}:{node.api_port}{path}", name, kind)
+            if isinstance(answer, str):
+                silent[name] = answer
+            else:
+                given[name] = answer
         except TimeoutError:
             silent[name] = f"no answer from {host}:{node.api_port} within 2 s"
+        except aiohttp.ClientSSLError as error:
+            silent[name] = f"{host}:{node.api_port} is not trusted, or does not speak TLS ({error})"
         except (aiohttp.ClientError, OSError, ValidationError) as error:
             silent[name] = f"no answer from {host}:{node.api_port} ({type(error).__name__})"
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT, connect=CONNECT_TIMEOUT)
+    here = await local()
     async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
         for name, node in nodes.items():
-            group.create_task(one(session, name, node))
+            if name != here:
+                group.create_task(one(session, name, node))
     return Answers(given, dict(sorted(silent.items())))

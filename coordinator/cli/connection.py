@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import click
+from holdfast.coordinator.cli.agents import Access
 from holdfast.coordinator.cli.output import Failed
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.grouped import first
@@ -25,6 +26,11 @@ class Connection:
     def keyspace(self) -> Keyspace:
         """The keys of the chosen cluster."""
         return self.settings.keyspace
+
+    @property
+    def agents(self) -> Access:
+        """How the agents are reached."""
+        return Access(self.settings.ca, self.settings.cert, self.settings.key)
 
     def run(self, work: Callable[[Store], Awaitable[T]]) -> T:
         """Do the work on a client; Failed for everything that an operator can meet."""

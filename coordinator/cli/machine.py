@@ -93,6 +93,9 @@ class Machine:
         wanted: dict[str, dict[str, object]] = {}
         if self.has(Role.NODE):
             wanted["agent.yaml"] = shared | self._own(Role.NODE) | {"node": name}
+            if self.has(Role.MIRROR):
+                mirror = {"mirror_cert": str(self.certificate(Role.MIRROR)), "mirror_key": str(self.key(Role.MIRROR))}
+                wanted["agent.yaml"] |= mirror | {"mirror": "/etc/pve"}
         if self.has(Role.COORDINATOR):
             loaded = {"cert": str(_RUN / "coordinator.crt"), "key": str(_RUN / "coordinator.key")}
             wanted["coordinator.yaml"] = shared | loaded | {"name": name}

@@ -1,5 +1,6 @@
 """The `holdfast` command: people steer by writing desired state, and see what comes of it."""
 
+import importlib
 import logging
 import os
 from pathlib import Path
@@ -11,15 +12,11 @@ from click.shell_completion import get_completion_class
 from holdfast.coordinator import __version__
 from holdfast.coordinator.cli.apply import apply, diff
 from holdfast.coordinator.cli.bwlimit import bwlimit
-from holdfast.coordinator.cli.ca import ca
 from holdfast.coordinator.cli.calendar import calendar
 from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.explain import explain
 from holdfast.coordinator.cli.guest import guest
 from holdfast.coordinator.cli.importing import import_
-from holdfast.coordinator.cli.init import init
-from holdfast.coordinator.cli.join import join, renew
-from holdfast.coordinator.cli.machine import DEFAULT
 from holdfast.coordinator.cli.plan import plan
 from holdfast.coordinator.cli.points import points
 from holdfast.coordinator.cli.pvesr import pvesr
@@ -35,10 +32,26 @@ from holdfast.coordinator.model.keyspace import DEFAULT_CLUSTER
 from holdfast.coordinator.planning.desired import describe
 from pydantic import ValidationError
 
+_IDENTITIES = {"init": "init", "join": "join", "renew": "join", "ca": "ca", "doctor": "doctor"}
+"""Command → its module here. Imported when asked for: cryptography would slow the start of every other one."""
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_IDENTITIES})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _IDENTITIES:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"holdfast.coordinator.cli.{_IDENTITIES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.option(
     "--endpoint",
     "endpoints",
@@ -69,7 +82,7 @@ def cli(
     urls = tuple(part for endpoint in endpoints for part in endpoint.split(",") if part)
     given = {"endpoints": urls, "cluster": cluster, "ca": ca, "cert": cert, "key": key}
     given = {name: value for name, value in given.items() if value}
-    file = Path(os.environ.get("HOLDFAST_DIR", DEFAULT)) / "operator.yaml"
+    file = Path(os.environ.get("HOLDFAST_DIR", "/etc/holdfast")) / "operator.yaml"
     try:
         written = yaml.safe_load(file.read_text()) if not urls and file.exists() else {}
         settings = EtcdSettings(**{**written, **given})
@@ -95,9 +108,8 @@ def completion(shell: str) -> None:
 _STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, import_)
 _OFFLINE = (storage, volume, guest, calendar, retention, bwlimit, pvesr)
 """They read Proxmox's files and answer without etcd."""
-_IDENTITIES = (init, join, renew, ca)
 
-for _command in (*_STEERING, *_OFFLINE, *_IDENTITIES):
+for _command in (*_STEERING, *_OFFLINE):
     cli.add_command(_command)
 
 

@@ -1,10 +1,11 @@
 """`plan`: what the owners' agents would do now."""
 
 import click
-from holdfast.coordinator.cli.agents import Answers, GuestPlan, Plan, ask
+from holdfast.coordinator.cli.agents import Answers, ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, complain, line, moment, show
 from holdfast.coordinator.cli.state import State, load
+from holdfast.coordinator.model.answers import GuestPlan, Plan
 from holdfast.coordinator.store.port import Store
 from rich.console import RenderableType
 
@@ -20,7 +21,7 @@ def plan(connection: Connection, vmid: int | None) -> None:
         asked = {owner.node for guest, owner in state.owners.items() if vmid in (None, guest)}
         nodes = {name: node for name, node in state.desired.nodes.items() if name in asked}
         path = "/v1/plan" if vmid is None else f"/v1/plan?vmid={vmid}"
-        return state, await ask(nodes, path, Plan)
+        return state, await ask(nodes, path, Plan, connection.agents)
 
     state, answers = connection.run(work)
     if vmid is not None and vmid not in state.owners:

@@ -9,10 +9,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import click
-from holdfast.coordinator.cli.agents import Progress, ask
+from holdfast.coordinator.cli.agents import ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, clean, duration, size
 from holdfast.coordinator.cli.state import load, read
+from holdfast.coordinator.model.answers import Progress
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.status import GuestStatus, State, Status
 from holdfast.coordinator.store.cache import Cache
@@ -103,7 +104,7 @@ async def _wait(cache: Cache, connection: Connection, vmid: int, asked: datetime
         elif time.monotonic() - hindered > _GRACE:
             raise Failed(f"guest {vmid} cannot be replicated now. {_conditions(row)} The request stands for a day")
         waiting = ", ".join(target.node for target in behind)
-        progress = await ask(state.desired.nodes, "/v1/progress", Progress)
+        progress = await ask(state.desired.nodes, "/v1/progress", Progress, connection.agents)
         running = [
             f"{t.disk} to {t.target} {size(t.bytes)}{f' of {size(t.total)}' if t.total else ''}"
             for given in progress.given.values()

@@ -23,10 +23,11 @@ from datetime import UTC, datetime
 
 import click
 import orjson
-from holdfast.coordinator.cli.agents import Answers, Progress, Transfer, ask
+from holdfast.coordinator.cli.agents import Answers, ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import clean, console, duration, line, moment, show, size, span, table, together
 from holdfast.coordinator.cli.state import State, load, read
+from holdfast.coordinator.model.answers import Progress, Transfer
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.planning.status import GuestStatus, Status, TargetStatus
 from holdfast.coordinator.store.cache import Cache
@@ -216,7 +217,7 @@ async def _show_until_interrupted(cache: Cache, connection: Connection) -> None:
         while True:
             state = await _current(cache, connection)
             view = state.status(datetime.now(UTC))
-            answers = await ask(state.desired.nodes, "/v1/progress", Progress)
+            answers = await ask(state.desired.nodes, "/v1/progress", Progress, connection.agents)
             shown = [*parts(view, out.is_terminal), *transfer_parts(answers, out.is_terminal)]
             if cache.staleness() > _STALE:
                 shown.append(line(f"etcd has not answered for {duration(cache.staleness())}: this may be out of date"))

@@ -25,6 +25,8 @@ class Credentials:
         """Raises OSError or ValueError (ssl.SSLError is an OSError) if the files cannot be used."""
         self._files = (ca, certificate, key)
         self.revoked = Revocations()
+        self._client, self._server = _context(ssl.PROTOCOL_TLS_CLIENT), _context(ssl.PROTOCOL_TLS_SERVER)
+        self._server.num_tickets = 0  # each connection proves itself; a ticket would outlive a revocation
         self._seen = self._stamps()
         self._read()
 
@@ -37,18 +39,11 @@ class Credentials:
         authority = x509.load_pem_x509_certificate(ca.read_bytes())
         own = x509.load_pem_x509_certificate(certificate.read_bytes())
         identity = identity_of(own)
-        contexts = []
-        for protocol in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER):
-            context = ssl.SSLContext(protocol)
-            context.check_hostname = False  # a peer is a name and a role, wherever its address is: see check_peer
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
+        # a pair that does not fit fails here, before it reaches a context that is in use
+        for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self._client, self._server):
             context.load_verify_locations(ca)
             context.load_cert_chain(certificate, key)
-            contexts.append(context)
         self.authority, self.certificate, self.identity = authority, own, identity
-        self._client, self._server = contexts
-        self._server.num_tickets = 0  # each connection proves itself; a ticket would outlive a revocation
 
     def _refresh(self) -> None:
         try:
@@ -68,7 +63,7 @@ class Credentials:
 
     @property
     def server(self) -> ssl.SSLContext:
-        """For connections that it accepts."""
+        """For connections that it accepts; it stays the same one when the certificate is replaced."""
         self._refresh()
         return self._server
 
@@ -101,3 +96,11 @@ class Credentials:
             f"the certificate of {self.identity} {when} ({until:%Y-%m-%d}). On {self.identity.name}: holdfast renew"
         )
         return (Condition(reason="CertificateExpires", message=message),)
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.check_hostname = False  # a peer is a name and a role, wherever its address is: see check_peer
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context

@@ -1,5 +1,6 @@
 """`holdfast init`, `ca` and `join`, and what etcd then lets each identity do: real etcd, TLS and access control on."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from holdfast.agent.config import AgentSettings
 from holdfast.coordinator.identity.authority_files import AuthorityFiles
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.model.keyspace import Keyspace
@@ -298,6 +300,23 @@ def test_a_witness_joins_as_coordinator_and_member_of_etcd(cluster: SecuredClust
     assert not (there / "agent.yaml").exists()
 
 
+async def test_what_mirrors_proxmox_writes_storages_and_guests_and_no_more(
+    cluster: SecuredCluster, port: int, tmp_path: Path
+) -> None:
+    there = tmp_path / "pve9"
+    cluster.ok("join", "pve9", token(cluster, port, "pve9", "--role", "node", "--role", "mirror"), folder=there)
+    settings = AgentSettings.read(there / "agent.yaml")
+    assert settings.mirror == Path("/etc/pve")
+    own = ("desired/storage/local", "desired/guests/101", "mirror/leader", "mirror/index")
+    async with settings.mirror_store() as store:
+        for key in sorted({*FOREIGN, *OWN, *own}):
+            if key in own:
+                await store.put(ROOT + key, b"{}")
+            else:
+                with pytest.raises(PermissionDenied):
+                    await store.put(ROOT + key, b"{}")
+
+
 def serial(path: Path) -> str:
     return subprocess.run(
         ["openssl", "x509", "-in", path, "-noout", "-serial"], check=True, capture_output=True, text=True
@@ -347,3 +366,85 @@ def test_a_machine_without_the_authority_says_where_it_is(cluster: SecuredCluste
     for command in (["ca", "issue", "x"], ["ca", "list"], ["ca", "revoke", "x"], ["ca", "token", "x", "--at", "a"]):
         done = cluster.run(*command, folder=tmp_path / "empty")
         assert (done.returncode, "where holdfast init ran" in done.stderr) == (1, True), done
+
+
+# --- the doctor
+
+
+def findings(cluster: SecuredCluster) -> dict[str, dict[str, str]]:
+    done = cluster.run("doctor", "-o", "json")
+    assert done.returncode == 1, done
+    return {finding["reason"]: finding for finding in json.loads(done.stdout)}
+
+
+async def test_the_doctor_finds_what_is_wrong_with_a_real_etcd_and_says_what_mends_it(cluster: SecuredCluster) -> None:
+    async with store_of(cluster, Role.OPERATOR) as store:
+        await store.put(KEYS.desired("nodes", "pve7"), b'{"address": "127.0.0.1", "api_port": 1}')
+        before = findings(cluster)
+        assert {"FewMembers", "NoCoordinator", "AgentDown"} <= set(before)
+        assert before["AgentDown"]["subject"] == "pve7"
+        assert all(finding["mend"] for finding in before.values())
+        assert not {"NoTls", "NoMetrics", "MemberDown", "WrongRights", "AuthorityExpires"} & set(before)
+        await store.delete(KEYS.desired("nodes", "pve7"))
+    pki = cluster.folder / "pki"
+    argv = ["etcdctl", "--endpoints", f"https://{cluster.endpoint}", "--cacert", str(pki / "ca.crt")]
+    argv += ["--cert", str(pki / "admin.crt"), "--key", str(pki / "admin.key")]
+    loosened = [*argv, "role", "grant-permission", "node/pve1", "readwrite", f"{ROOT}owners/", "--prefix"]
+    subprocess.run(loosened, check=True, capture_output=True, timeout=20)  # noqa: ASYNC221
+    wrong = findings(cluster)
+    assert wrong["WrongRights"]["subject"] == "role node/pve1"
+    assert "AgentDown" not in wrong
+    assert init(cluster).returncode == 0
+    assert "WrongRights" not in findings(cluster)
+    async with store_of(cluster, Role.NODE) as store:
+        with pytest.raises(PermissionDenied):
+            await store.put(f"{ROOT}owners/101", b"{}")
+
+
+@contextlib.contextmanager
+def daemon(program: str, settings: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [COMMAND.with_name(program), "--config", str(settings)]
+    with (settings.parent / f"{program}.log").open("wb") as log:
+        process = subprocess.Popen(argv, env=os.environ | environment, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(15) == 0, (settings.parent / f"{program}.log").read_text()[-3000:]
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def test_agents_and_a_coordinator_work_with_their_own_identities_and_the_doctor_is_content(
+    cluster: SecuredCluster, port: int, tmp_path: Path
+) -> None:
+    there = tmp_path / "alpha"
+    cluster.ok("join", "alpha", token(cluster, port, "alpha"), folder=there)
+    coordinator = yaml.safe_load((cluster.folder / "coordinator.yaml").read_text())
+    pki = cluster.folder / "pki"
+    coordinator |= {"cert": str(pki / "coordinator.crt"), "key": str(pki / "coordinator.key")}
+    (tmp_path / "coordinator.yaml").write_text(yaml.safe_dump(coordinator))
+    nodes: dict[str, tuple[Path, int, int]] = {
+        name: (folder, free_port(), free_port()) for name, folder in (("pve1", cluster.folder), ("alpha", there))
+    }
+    with contextlib.ExitStack() as stack:
+        async with store_of(cluster, Role.OPERATOR) as store:
+            for name, (folder, transfers, api) in nodes.items():
+                record = {"address": "127.0.0.1", "transfer_port": transfers, "api_port": api}
+                await store.put(KEYS.desired("nodes", name), json.dumps(record).encode())
+                environment = {"HOLDFAST_TRANSFER_PORT": str(transfers), "HOLDFAST_API_PORT": str(api)}
+                environment |= {"HOLDFAST_LISTEN": "127.0.0.1", "HOLDFAST_SOCKET": str(folder / "agent.sock")}
+                environment |= {"HOLDFAST_STATE": str(folder / "state")}
+                (folder / "state").mkdir()
+                stack.enter_context(daemon("holdfast-agent", folder / "agent.yaml", environment))
+            stack.enter_context(daemon("holdfast-coordinator", tmp_path / "coordinator.yaml", {}))
+            async with asyncio.timeout(40):
+                while not {KEYS.agent(name) for name in nodes} <= {i.key for i in (await store.list(ROOT)).items}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)
+        found = findings(cluster)
+        assert set(found) <= {"FewMembers", "OldEtcd", "SlowDisk"}, found
+    async with store_of(cluster, Role.OPERATOR) as store:
+        for name in nodes:
+            await store.delete(KEYS.desired("nodes", name))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from holdfast.agent.ports import Channel, Handler, Refused, WireError
-from holdfast.agent.transfer import tls
+from holdfast.agent.transfer import tcp, tls
 from holdfast.agent.transfer.receiver import Receiver
 from holdfast.agent.transfer.tcp import TcpChannel, TcpWire
 from holdfast.agent.transfer.tls import TlsChannel, TlsWire
@@ -176,6 +176,27 @@ async def test_a_child_that_has_had_enough_leaves_the_rest_of_its_stream_unread(
         assert arrived.result() == b"1000\n"
         await peers.there.send(wire.Result(guid=1))
         assert (await peers.here.result()).guid == 1
+
+
+async def test_what_a_child_leaves_in_its_pipe_is_waited_for_while_it_moves_and_given_up_when_it_does_not(
+    alpha: Credentials, beta: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "ANSWER_TIMEOUT", 0.4)
+    async with pair(alpha, beta, MIB // 2) as peers, asyncio.timeout(20):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(send_from(["head", "-c", str(MIB), "/dev/zero"], peers.here))
+            arrived = group.create_task(receive_into(["wc", "-c"], peers.there))
+        assert arrived.result() == b"%d\n" % MIB
+    async with pair(alpha, beta) as peers, asyncio.timeout(20):
+        async with peers.here.sending() as descriptor:  # nobody reads
+            os.set_blocking(descriptor, False)
+            for _ in range(20):
+                with contextlib.suppress(BlockingIOError):
+                    while os.write(descriptor, bytes(MIB)):
+                        pass
+                await asyncio.sleep(0.02)
+        with pytest.raises(WireError, match="broke"):
+            await peers.here.result()
 
 
 def pumps() -> list[threading.Thread]:

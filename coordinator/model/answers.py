@@ -1,0 +1,69 @@
+"""What an agent answers over its local API; a reader ignores what a newer agent says besides."""
+
+from datetime import datetime
+from pathlib import Path
+
+from holdfast.coordinator.model.condition import Condition
+from pydantic import BaseModel, ConfigDict
+
+SOCKET = Path("/run/holdfast/agent.sock")
+"""Where an agent answers on its own machine, to root."""
+
+
+class Answer(BaseModel):
+    """Of any kind."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a newer agent may say more
+
+
+class Transfer(Answer):
+    """One disk on its way. `total` is None where the stream's size is not known."""
+
+    vmid: int
+    disk: str
+    target: str
+    bytes: int
+    total: int | None = None
+    seconds: float
+    bytes_per_second: float
+
+
+class Progress(Answer):
+    """`GET /v1/progress`"""
+
+    transfers: tuple[Transfer, ...] = ()
+
+
+class GuestPlan(Answer):
+    """What an agent would do for one guest now, and when next."""
+
+    vmid: int
+    steps: tuple[str, ...] = ()
+    due: datetime | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class Plan(Answer):
+    """`GET /v1/plan`"""
+
+    guests: tuple[GuestPlan, ...] = ()
+
+
+class Health(Answer):
+    """`GET /v1/health`: that the agent runs, and what is wrong with its node."""
+
+    node: str
+    version: str
+    now: datetime
+    """Its clock."""
+    synced: bool
+    """Whether it has read the keyspace."""
+    staleness: float | None = None
+    """Seconds since it last heard of etcd."""
+    conditions: tuple[Condition, ...] = ()
+
+
+class Reach(Answer):
+    """`GET /v1/reach`: the nodes whose agents it cannot reach, each with why; connects to all of them."""
+
+    unreachable: dict[str, str] = {}
