@@ -85,8 +85,10 @@ class Checks(Audit):
         changed = self.owner_changed.get(vmid, self._world.now)
         if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
-        whole = self._whole(storage, self._records(storage, vmid)[point.id])
-        if whole is not None:
+        records = self._records(storage, vmid).get(point.id)
+        if records is None:
+            self._violated("nothing foreign destroyed", f"{point.id} of {vmid} is forgotten as soon as it is recorded")
+        elif whole := self._whole(storage, records):
             self._check_point(storage, vmid, whole)
 
     def complete(self, storage: Storage, vmid: int) -> list[RecoveryPoint]:

@@ -167,7 +167,9 @@ class Storage:
             dataset = self.datasets[member.dataset]
             name, guid = order.reuse.get(member.dataset, ("", 0))
             before = dataset.snaps.get(name)
-            unwritten = (before and dataset.image.written == before.image.written) or "reuse" in self.faulty
+            unwritten = before and dataset.image.written == before.image.written
+            if "reuse" in self.faulty:
+                unwritten = unwritten or self._rng.random() < 0.5
             if before and before.guid == guid and unwritten:
                 members.append(member.model_copy(update={"snapshot": name, "guid": guid}))
                 continue
