@@ -371,6 +371,14 @@ def test_a_machine_without_the_authority_says_where_it_is(cluster: SecuredCluste
 # --- the doctor
 
 
+async def forget(cluster: SecuredCluster) -> None:
+    """What other tests have left: a leader, and nodes."""
+    async with store_of(cluster, Role.ADMIN) as store:
+        for item in (await store.list(ROOT)).items:
+            if item.key == KEYS.leader or item.key.startswith(KEYS.desired_prefix):
+                await store.delete(item.key)
+
+
 def findings(cluster: SecuredCluster) -> dict[str, dict[str, str]]:
     done = cluster.run("doctor", "-o", "json")
     assert done.returncode == 1, done
@@ -378,8 +386,7 @@ def findings(cluster: SecuredCluster) -> dict[str, dict[str, str]]:
 
 
 async def test_the_doctor_finds_what_is_wrong_with_a_real_etcd_and_says_what_mends_it(cluster: SecuredCluster) -> None:
-    async with store_of(cluster, Role.COORDINATOR) as store:
-        await store.delete(KEYS.leader)  # the tests of rights leave one
+    await forget(cluster)
     async with store_of(cluster, Role.OPERATOR) as store:
         await store.put(KEYS.desired("nodes", "pve7"), b'{"address": "127.0.0.1", "api_port": 1}')
         before = findings(cluster)
@@ -422,6 +429,7 @@ def daemon(program: str, settings: Path, environment: dict[str, str]) -> Iterato
 async def test_agents_and_a_coordinator_work_with_their_own_identities_and_the_doctor_is_content(
     cluster: SecuredCluster, port: int, tmp_path: Path
 ) -> None:
+    await forget(cluster)
     there = tmp_path / "alpha"
     cluster.ok("join", "alpha", token(cluster, port, "alpha"), folder=there)
     coordinator = yaml.safe_load((cluster.folder / "coordinator.yaml").read_text())
