@@ -4,10 +4,12 @@ With the simulator's model in ZFS's place the same lines must come out.
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,15 +105,15 @@ class _End:
         self._end = end
         self._asked = 0
 
-    def fileno(self) -> int:
-        self._end.setblocking(True)
-        return self._end.fileno()
+    @contextlib.asynccontextmanager
+    async def sending(self) -> AsyncIterator[int]:
+        yield self._end.fileno()
+
+    receiving = sending
 
     def transferred(self) -> int:
         self._asked += 1  # nothing stands still here
         return self._asked
-
-    def finish_sending(self) -> None: ...
 
     def abort(self) -> None:
         self._end.shutdown(socket.SHUT_RDWR)
