@@ -88,7 +88,7 @@ def table(names: tuple[str, ...], jobs: int) -> int:
         for verdict in pool.map(attempt, chosen):
             caught = verdict.violation and not verdict.violation.startswith("could not")
             missed += not caught
-            said = verdict.violation[:90] if verdict.violation else "NOT CAUGHT"
+            said = " ".join(verdict.violation.split())[:90] if verdict.violation else "NOT CAUGHT"
             click.echo(f"{verdict.mutant.name:<28} {verdict.seeds:>5} seeds {verdict.seconds:>5.0f} s  {said}")
     click.echo(f"{len(chosen) - missed} of {len(chosen)} mutants caught")
     return int(missed > 0)
