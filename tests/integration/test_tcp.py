@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from holdfast.agent.ports import Channel, Handler, WireError
+from holdfast.agent.ports import Channel, Handler, Wire, WireError
 from holdfast.agent.transfer import tcp
 from holdfast.agent.transfer.tcp import TcpChannel, TcpWire
 from holdfast.proto import transfer_pb2 as wire
@@ -24,26 +24,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-@contextlib.asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[int]:
-    """A port on which `handler` serves. The server must live still when the test is done."""
-    port = free_port()
-    server = asyncio.create_task(TcpWire().serve(HOST, port, handler))
-    try:
-        async with asyncio.timeout(5):
-            while True:
-                with contextlib.suppress(OSError):
-                    socket.create_connection((HOST, port)).close()
-                    break
-                await asyncio.sleep(0.01)
-        yield port
-        assert not server.done(), "the server ended"
-    finally:
-        server.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await server
 
 
 @contextlib.asynccontextmanager
@@ -283,6 +263,26 @@ async def echo(channel: Channel) -> None:
         await channel.send(wire.Answer(refused=asked.send.dataset))
 
 
+@contextlib.asynccontextmanager
+async def serving(over: Wire, handler: Handler = echo) -> AsyncIterator[int]:
+    """A port on which `handler` serves. The server must live still when the test is done."""
+    port = free_port()
+    server = asyncio.create_task(over.serve(HOST, port, handler))
+    try:
+        async with asyncio.timeout(5):
+            while True:
+                with contextlib.suppress(OSError):
+                    socket.create_connection((HOST, port)).close()
+                    break
+                await asyncio.sleep(0.01)
+        yield port
+        assert not server.done(), "the server ended"
+    finally:
+        server.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await server
+
+
 async def test_connections_are_served_side_by_side() -> None:
     waiting = asyncio.Event()
 
@@ -292,7 +292,7 @@ async def test_connections_are_served_side_by_side() -> None:
             await asyncio.sleep(60)
         await echo(channel)
 
-    async with serving(handler) as port:
+    async with serving(TcpWire(), handler) as port:
         assert await asyncio.gather(exchange(port, "one"), exchange(port, "two")) == ["one", "two"]
 
 
@@ -308,7 +308,7 @@ def failing_with(error: Exception) -> Handler:
 
 @pytest.mark.parametrize("error", [ValueError("unforeseen"), ExceptionGroup("several", [OSError("one")])])
 async def test_one_connection_that_fails_in_a_way_nobody_foresaw_leaves_the_others_served(error: Exception) -> None:
-    async with serving(failing_with(error)) as port:
+    async with serving(TcpWire(), failing_with(error)) as port:
         with pytest.raises(WireError):
             await exchange(port, "bad")
         assert await exchange(port, "x") == "good"
@@ -316,7 +316,7 @@ async def test_one_connection_that_fails_in_a_way_nobody_foresaw_leaves_the_othe
 
 async def test_a_server_without_a_free_descriptor_serves_again_when_there_is_one() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with serving(echo) as port:
+    async with serving(TcpWire()) as port:
         with socket.create_connection((HOST, port)) as waiting:
             lowest = os.dup(waiting.fileno())
             os.close(lowest)
@@ -333,7 +333,7 @@ async def test_a_server_that_stops_closes_its_connections() -> None:
     async def handler(channel: Channel) -> None:
         await asyncio.sleep(60)
 
-    async with serving(handler) as port:
+    async with serving(TcpWire(), handler) as port:
         channel = await TcpWire().connect("beta", HOST, port)
         await asyncio.sleep(0.1)
     with pytest.raises(WireError, match="broke"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from holdfast.agent.ports import Channel, Handler, Refused, WireError
+from holdfast.agent.ports import Channel, Refused, WireError
 from holdfast.agent.transfer import tcp, tls
 from holdfast.agent.transfer.receiver import Receiver
 from holdfast.agent.transfer.tcp import TcpChannel, TcpWire
@@ -23,7 +23,7 @@ from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
 from holdfast.proto import transfer_pb2 as wire
 from integration.certificates import Certificates
-from integration.test_tcp import child, echo, free_port, output, request
+from integration.test_tcp import child, echo, output, request, serving
 
 HOST = "127.0.0.1"
 MIB = 2**20
@@ -44,25 +44,6 @@ def alpha(certificates: Certificates) -> Credentials:
 @pytest.fixture
 def beta(certificates: Certificates) -> Credentials:
     return certificates.issue("beta")
-
-
-@contextlib.asynccontextmanager
-async def serving(server: TlsWire | TcpWire, handler: Handler = echo) -> AsyncIterator[int]:
-    port = free_port()
-    task = asyncio.create_task(server.serve(HOST, port, handler))
-    try:
-        async with asyncio.timeout(5):
-            while True:
-                with contextlib.suppress(OSError):
-                    socket.create_connection((HOST, port)).close()
-                    break
-                await asyncio.sleep(0.01)
-        yield port
-        assert not task.done(), "the server ended"
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def exchange(client: TlsWire | TcpWire, port: int, text: str = "x", node: str = "beta") -> wire.Answer:
