@@ -180,12 +180,17 @@ class Receiver:
         at_once = goes if len(pools) == 1 and not others else NOTHING
         for pool in pools:
             await self._anchor(claim, pool, scan)
-            await self._volumes.commit(
-                CommitOrder(
-                    *(claim.vmid, pool, claim.epoch, point, ask.definition),
-                    *(at_once.destroy, at_once.forget, at_once.definitions),
-                )
+            order = CommitOrder(
+                claim.vmid,
+                pool,
+                claim.epoch,
+                point,
+                ask.definition,
+                at_once.destroy,
+                at_once.forget,
+                at_once.definitions,
             )
+            await self._volumes.commit(order)
             scan = scan.with_point(pool, claim.vmid, point, ask.definition)
         gone = at_once is goes or await self._let_go(claim, goes, sorted({*pools, *others}))
         if gone and all(m.dataset in scan.volumes for m in point.members):
