@@ -23,6 +23,7 @@ class ZfsVolumes:
         self._programs: dict[tuple[str, str], Batch[list[str], str]] = {}
         self._holds = Batch(self._on_snapshots("hold"))
         self._creating = asyncio.Lock()
+        """`zfs create -p` fails if a parent appears meanwhile: one at a time."""
         self._releases = Batch(self._on_snapshots("release"))
 
     async def scan(self) -> Scan:
@@ -104,7 +105,8 @@ class ZfsVolumes:
         if not order.resume and not order.incremental:
             parent = order.dataset.rpartition("/")[0]
             if "/" in parent:
-                await run("create", "-p", check_dataset(parent))
+                async with self._creating:
+                    await run("create", "-p", check_dataset(parent))
         await streams.receive(order, _stream(channel))
 
     async def abort_partial(self, dataset: str) -> None:
@@ -138,7 +140,7 @@ class ZfsVolumes:
         await self._program(order.pool, "commit", args)
 
     async def _create_closed(self, dataset: str) -> None:
-        """A filesystem and its parents, one caller at a time: `create -p` fails if a parent appears meanwhile."""
+        """A filesystem and its parents."""
         closed = ("-o", "canmount=off", "-o", "mountpoint=none")
         async with self._creating:
             # The root first: what -p makes on the way ignores -o (zfs-create(8)) and would be mounted; it inherits.
