@@ -48,12 +48,12 @@ class Agent:
         self._view = View(keys, settings.node, saved.last_good)
         self._meta = keys.meta
         self._mark = saved.mark
-        self._cache = Cache(store, keys.root, clock=host.monotonic, admit=self._admit)
+        self.cache = Cache(store, keys.root, clock=host.monotonic, admit=self._admit)
         for prefix in (keys.desired_prefix, keys.owners_prefix, keys.meta):
-            self._cache.subscribe(prefix, self._on_change)
+            self.cache.subscribe(prefix, self._on_change)
         self._trust = Trust(credentials, host) if credentials else None
         if self._trust:
-            self._cache.subscribe(keys.revoked, self._trust.on_change)
+            self.cache.subscribe(keys.revoked, self._trust.on_change)
         scanner = Scanner(volumes, host)
         self._reporter = Reporter(settings.node, keys, store, self._view, scanner, host)
         if credentials:
@@ -74,7 +74,7 @@ class Agent:
         self.api = Api(self._context, self.guests, credentials, self._staleness)
 
     def _staleness(self) -> float | None:
-        return self._cache.staleness() if self._cache.synced.is_set() else None
+        return self.cache.staleness() if self.cache.synced.is_set() else None
 
     def _on_change(self, change: Change) -> None:
         if change.new is None:
@@ -91,12 +91,12 @@ class Agent:
         """Until cancelled; whatever runs then is stopped and its children are reaped."""
         settings = self._settings
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._cache.run())
+            group.create_task(self.cache.run())
             if self._trust:
                 group.create_task(self._trust.run())
             group.create_task(self._wire.serve(settings.listen, settings.transfer_port, self._receiver.handle))
             self._host.notify("READY=1")
-            await self._cache.synced.wait()
+            await self.cache.synced.wait()
             log.info("ready", node=settings.node, guests=len(self._view.owned()))
             group.create_task(self._reporter.run())
             group.create_task(self._keep_last_good())
@@ -131,7 +131,7 @@ class Agent:
         while True:
             changed.clear()
             records = {path: value.decode() for path, value in self._view.last_good.items()}
-            mark = mark_of(self._cache.get(self._meta), self._cache.revision)
+            mark = mark_of(self.cache.get(self._meta), self.cache.revision)
             await self._host.save(FILE, Saved(desired=records, mark=mark or self._mark).to_json())
             await changed.wait()
             await asyncio.sleep(1.0)

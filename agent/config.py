@@ -46,6 +46,8 @@ class AgentSettings(EtcdSettings):
     mirror_cert: Path | None = None
     mirror_key: Path | None = None
     """The identity that writes them: a node's own may not write desired state."""
+    storage_cfg: Path | None = None
+    """On a node without Proxmox: a file to keep as the desired storages are, in storage.cfg's format."""
 
     @model_validator(mode="after")
     def _insecure_is_meant(self) -> Self:
@@ -55,6 +57,8 @@ class AgentSettings(EtcdSettings):
             raise ValueError("the mirror's certificate needs both mirror_cert and mirror_key")
         if self.mirror and self.cert and not self.mirror_cert:
             raise ValueError("mirror needs an identity of its own: holdfast ca token NODE --role node --role mirror")
+        if self.mirror and self.storage_cfg:
+            raise ValueError("mirror reads Proxmox's storage.cfg, storage_cfg writes one: a node needs one of them")
         if self.trusted and not self.cert:
             raise ValueError("trusted networks are exceptions from TLS, which needs ca, cert and key")
         return self

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from pathlib import Path
 
+from holdfast.agent.ports import Outcome
 from holdfast.coordinator.sd_notify import notify
 
 
@@ -29,6 +32,10 @@ class LinuxHost:
         """CLOCK_BOOTTIME: it counts while the machine is suspended."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    async def blocking(self, call: Callable[[], Outcome]) -> Outcome:
+        """In a thread."""
+        return await asyncio.to_thread(call)
+
     def load(self, name: str) -> bytes | None:
         """Read a file."""
         try:
@@ -37,8 +44,8 @@ class LinuxHost:
             return None
 
     async def save(self, name: str, data: bytes) -> None:
-        """Replace a file, in a thread: a sync may take long."""
-        await asyncio.to_thread(self._replace, name, data)
+        """Replace a file; a sync may take long."""
+        await self.blocking(partial(self._replace, name, data))
 
     def _replace(self, name: str, data: bytes) -> None:
         """Write beside it, sync, rename: after a power cut there is the old one or the new one."""

@@ -11,6 +11,7 @@ import yaml
 from holdfast.agent.agent import Agent
 from holdfast.agent.config import AgentSettings, InsecureRefused
 from holdfast.agent.host import LinuxHost
+from holdfast.agent.mirror.export import StorageExport
 from holdfast.agent.mirror.pve import PveMirror
 from holdfast.agent.ports import Host
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
@@ -52,12 +53,14 @@ async def _serve(agent: Agent, settings: AgentSettings, host: Host) -> None:
         group.create_task(agent.api.serve(settings.listen, settings.api_port, settings.socket))
         if settings.mirror is not None:
             group.create_task(_mirror(settings, settings.mirror, host))
+        if settings.storage_cfg is not None:
+            group.create_task(StorageExport(agent.cache, settings.keyspace, settings.storage_cfg, host).run())
 
 
 async def _mirror(settings: AgentSettings, root: Path, host: Host) -> None:
     """Read Proxmox's files, as the identity that may write what they say; until cancelled."""
     async with settings.mirror_store() as store:
-        await PveMirror(store, settings.keyspace, settings.node, root, clock=host.monotonic).run()
+        await PveMirror(store, settings.keyspace, settings.node, root, host=host).run()
 
 
 async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:

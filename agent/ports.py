@@ -6,12 +6,14 @@ Production has the real ones, the simulator its own. Nothing else makes a thread
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Scan
 from holdfast.proto import transfer_pb2 as wire
+
+Outcome = TypeVar("Outcome")
 
 
 class Refused(Exception):
@@ -203,6 +205,9 @@ class Host(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back."""
+
+    async def blocking(self, call: Callable[[], Outcome]) -> Outcome:
+        """Run what may keep the loop waiting: slow file systems, seconds of reading. It ends by itself."""
 
     def load(self, name: str) -> bytes | None:
         """Read a small piece of durable state; None if there is none."""

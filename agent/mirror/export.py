@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
+from holdfast.agent.ports import Host
 from holdfast.coordinator.mirror.records import render_storages
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.storage import Storage
@@ -19,11 +21,12 @@ log = structlog.get_logger()
 class StorageExport:
     """Keeps one file as the keyspace has the storages. A record that cannot be written leaves its section as it is."""
 
-    def __init__(self, cache: Cache, keyspace: Keyspace, path: Path) -> None:
+    def __init__(self, cache: Cache, keyspace: Keyspace, path: Path, host: Host) -> None:
         """`cache`: one that has the desired storages."""
         self._cache = cache
         self._prefix = keyspace.desired("storage", "")
         self._path = path
+        self._host = host
 
     async def run(self) -> None:
         """Write the file whenever it differs; ends only when cancelled."""
@@ -37,7 +40,7 @@ class StorageExport:
             await self._cache.synced.wait()
             while True:
                 changed.clear()
-                await asyncio.to_thread(write, self._path, *self._storages())
+                await self._host.blocking(partial(write, self._path, *self._storages()))
                 await changed.wait()
         finally:
             end()

@@ -6,12 +6,14 @@ is for a moment in neither place.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
+from holdfast.agent.ports import Host
 from holdfast.coordinator.mirror.records import Records, mirrored
-from holdfast.coordinator.mirror.sync import leader_key, synchronise
+from holdfast.coordinator.mirror.sync import Changes, compare, leader_key, read, write
 from holdfast.coordinator.mirror.tree import Tree, TreeReader
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.store.election import Election, Leadership
@@ -36,16 +38,16 @@ class PveMirror:
         node: str,
         root: Path = Path("/etc/pve"),
         *,
-        clock: Callable[[], float],
+        host: Host,
         interval: float = INTERVAL,
         ttl: float = TTL,
     ) -> None:
-        """`clock`: seconds of CLOCK_BOOTTIME; `interval`, `ttl`: seconds."""
+        """`interval`, `ttl`: seconds."""
         self._store = store
         self._keyspace = keyspace
         self._node = node
         self._root = root
-        self._clock = clock
+        self._host = host
         self._interval = interval
         self._ttl = ttl
         self._reader = TreeReader(root)
@@ -66,11 +68,11 @@ class PveMirror:
 
     async def _stand(self) -> None:
         key = leader_key(self._keyspace)
-        await Election(self._store, key, self._node, ttl=self._ttl, clock=self._clock).run(self._mirror)
+        await Election(self._store, key, self._node, ttl=self._ttl, clock=self._host.monotonic).run(self._mirror)
 
     async def _look(self, afresh: bool = False) -> tuple[Tree, Records]:
         # pmxcfs answers slowly when its cluster is in trouble, and there may be thousands of guests: not on the loop
-        return await asyncio.to_thread(self._look_now, afresh)
+        return await self._host.blocking(partial(self._look_now, afresh))
 
     def _look_now(self, afresh: bool) -> tuple[Tree, Records]:
         tree = self._reader.look(afresh)
@@ -88,17 +90,17 @@ class PveMirror:
         missed = 0
         while missed < _PATIENCE:
             await asyncio.sleep(self._interval)
-            missed = 0 if await asyncio.to_thread(self._reader.is_writable) else missed + 1
+            missed = 0 if await self._host.blocking(self._reader.is_writable) else missed + 1
         log.warning("mirror.stands_down", root=str(self._root), reason="it is gone, or without quorum")
 
     async def _mirror(self, leadership: Leadership) -> None:
         written: Records | None = None
         names: frozenset[str] | None = None  # of the last complete look
         cleared: frozenset[str] | None = None  # the names beside which nothing is left over
-        due = self._clock() + REPEAT
+        due = self._host.monotonic() + REPEAT
         told: list[str] = []
         while True:
-            afresh = self._clock() >= due
+            afresh = self._host.monotonic() >= due
             tree, records = await self._look(afresh)
             if _usable(tree):
                 if records.problems != told:
@@ -108,19 +110,27 @@ class PveMirror:
                 remove = names is not None and names == before and (names != cleared or afresh)
                 stale = written is None or records.found != written.found or remove or afresh
                 if stale and await self._write(records, remove, leadership):
-                    written, due = records, self._clock() + REPEAT
+                    written, due = records, self._host.monotonic() + REPEAT
                     cleared = names if remove else cleared
             await asyncio.sleep(self._interval)
 
     async def _write(self, records: Records, remove: bool, leadership: Leadership) -> bool:
         try:
-            changes = await synchronise(self._store, self._keyspace, records, remove=remove, guards=[leadership.guard])
+            changes = await self._synchronise(records, remove, leadership)
         except StoreError as error:
             log.warning("mirror.retry", reason=str(error))
             return False
         if changes:
             log.info("mirror.wrote", created=changes.created, changed=changes.changed, removed=changes.removed)
         return changes is not None
+
+    async def _synchronise(self, records: Records, remove: bool, leadership: Leadership) -> Changes | None:
+        """As `synchronise` does it, but comparing thousands of guests takes a while: off the loop."""
+        existing, index = await read(self._store, self._keyspace, records)
+        compared = partial(compare, self._keyspace, records, existing, index, remove)
+        changes = await self._host.blocking(compared)
+        written = await write(self._store, self._keyspace, records, index, changes, [leadership.guard])
+        return changes if written else None
 
 
 def _usable(tree: Tree) -> bool:

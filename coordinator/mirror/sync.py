@@ -5,7 +5,6 @@
 3. A name that was unreadable is neither written nor removed.
 """
 
-import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -75,11 +74,21 @@ async def synchronise(
     store: Store, keyspace: Keyspace, records: Records, *, remove: bool, guards: Sequence[Compare] = ()
 ) -> Changes | None:
     """Write what differs; None if a guard failed: somebody else mirrors by now. Raises StoreError."""
+    existing, index = await read(store, keyspace, records)
+    changes = compare(keyspace, records, existing, index, remove)
+    return changes if await write(store, keyspace, records, index, changes, guards) else None
+
+
+async def read(store: Store, keyspace: Keyspace, records: Records) -> tuple[list[KeyValue], Index]:
+    """Return what the keyspace has, and what of it the mirror wrote. Raises StoreError."""
     existing = [kv for folder in records.found for kv in (await store.list(keyspace.desired(folder, ""))).items]
-    held = await store.get(index_key(keyspace))
-    index = _index(held)
-    # of thousands of guests this takes a while
-    changes = await asyncio.to_thread(compare, keyspace, records, existing, index, remove)
+    return existing, _index(await store.get(index_key(keyspace)))
+
+
+async def write(
+    store: Store, keyspace: Keyspace, records: Records, index: Index, changes: Changes, guards: Sequence[Compare]
+) -> bool:
+    """Carry out what was compared; False if a guard failed. Raises StoreError."""
     mirrored = {folder: set(records.found.get(folder, {})) for folder in MIRRORED}
     # the index grows before what it names is written, and shrinks after that is gone: it never names too little
     grown = {folder: index.get(folder, set()) | mirrored[folder] for folder in MIRRORED}
@@ -91,13 +100,13 @@ async def synchronise(
         [Put(index_key(keyspace), _index_bytes(final))] if final != grown else [],
     ):
         if operations and not await write_all(store, operations, guards):
-            return None
-    return changes
+            return False
+    return True
 
 
 async def preview(store: Store, keyspace: Keyspace, records: Records) -> Changes:
     """Return what an import would write. Raises StoreError."""
-    existing = [kv for folder in records.found for kv in (await store.list(keyspace.desired(folder, ""))).items]
+    existing, _ = await read(store, keyspace, records)
     return compare(keyspace, records, existing, {}, remove=False)
 
 

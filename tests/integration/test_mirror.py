@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from holdfast.agent.host import LinuxHost
 from holdfast.agent.mirror.export import StorageExport
 from holdfast.agent.mirror.pve import PveMirror
 from holdfast.coordinator.cli.connection import Connection
@@ -46,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def mirroring(store: EtcdStore, keyspace: Keyspace, root: Path, node: str = "alpha") -> AsyncIterator[None]:
-    mirror = PveMirror(store, keyspace, node, root, clock=time.monotonic, ttl=2.0)
+    mirror = PveMirror(store, keyspace, node, root, host=LinuxHost(root.with_name(f"state-{node}")), ttl=2.0)
     task = asyncio.create_task(mirror.run())
     try:
         yield
@@ -272,9 +273,9 @@ async def test_storages_are_written_for_a_node_without_proxmox(
 ) -> None:
     target = tmp_path / "storage.cfg"
     target.write_text("# kept\n")
-    cache = Cache(store, keyspace.desired_prefix)
+    cache, host = Cache(store, keyspace.desired_prefix), LinuxHost(tmp_path / "state")
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work) for work in (cache.run(), StorageExport(cache, keyspace, target).run())]
+        tasks = [group.create_task(work) for work in (cache.run(), StorageExport(cache, keyspace, target, host).run())]
         for pool in ("one", "two"):
             record = Storage(type="zfspool", properties={"pool": f"tank/{pool}"})
             await store.put(keyspace.desired("storage", "tank"), record.to_json())
@@ -293,4 +294,4 @@ async def test_storages_are_written_for_a_node_without_proxmox(
         for task in tasks:
             task.cancel()
     assert target.read_text().startswith("# kept\n")
-    assert os.listdir(tmp_path) == ["storage.cfg"]
+    assert sorted(os.listdir(tmp_path)) == ["state", "storage.cfg"]

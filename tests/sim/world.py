@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
+from holdfast.agent.ports import Outcome
+
 from .loop import Process, VirtualLoop, current
 from .zfs import Audit, Storage
 
@@ -128,6 +130,9 @@ class SimHost:
 
     def monotonic(self) -> float:
         return (self._world.now - self._machine.booted) * self._machine.rate
+
+    async def blocking(self, call: Callable[[], Outcome]) -> Outcome:
+        return call()
 
     def load(self, name: str) -> bytes | None:
         return self._machine.files.get(name)
