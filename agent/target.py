@@ -158,7 +158,7 @@ class TargetWorker:
             case SendDisk():
                 await sender.send(node, claim, assignment, step, scan.volumes[step.disk.dataset])
             case AbortPartial():
-                await sender.abort_partial(node, claim, assignment, step.disk.target_dataset)
+                await sender.abort_partial(node, claim, assignment, step.disk.target_dataset, step.guid)
             case SetAside():
                 await sender.set_aside(node, claim, assignment, step.disk.target_dataset)
 

@@ -134,10 +134,12 @@ class Properties(_message.Message):
     def __init__(self, local: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class AbortRequest(_message.Message):
-    __slots__ = ("dataset",)
+    __slots__ = ("dataset", "guid")
     DATASET_FIELD_NUMBER: _ClassVar[int]
+    GUID_FIELD_NUMBER: _ClassVar[int]
     dataset: str
-    def __init__(self, dataset: _Optional[str] = ...) -> None: ...
+    guid: int
+    def __init__(self, dataset: _Optional[str] = ..., guid: _Optional[int] = ...) -> None: ...
 
 class AsideRequest(_message.Message):
     __slots__ = ("dataset",)

@@ -91,7 +91,7 @@ class Receiver:
             await self._commit(claim, request.commit, scan, channel)
         elif what in ("abort", "aside"):
             dataset = request.abort.dataset or request.aside.dataset
-            await self._clear(claim, dataset, scan, aside=what == "aside")
+            await self._clear(claim, dataset, scan, aside=what == "aside", guid=request.abort.guid)
             await channel.send(wire.Answer())
         else:
             raise Refused("UnknownRequest", f"{self._me} does not know this request; is its agent older?")
@@ -106,12 +106,16 @@ class Receiver:
         if refusal is not None:
             raise Refused(refusal.reason, refusal.message)
 
-    def _allow(self, claim: Claim, datasets: list[str], scan: Scan) -> None:
-        """Only datasets that this guest's assignment names, and none that is somebody else's."""
+    def _allow(self, claim: Claim, datasets: list[str], scan: Scan, partial: int = 0) -> None:
+        """Only datasets that this guest's assignment names, and none that is somebody else's.
+
+        What was half received of the snapshot with the GUID `partial`, and nothing else, needs no mark.
+        """
         assigned = allowed_datasets(self._known.assignment_here(claim.vmid))
         for dataset in datasets:
             volume = scan.volumes.get(dataset)
-            if volume is not None and not volume.marks.get("replica", "").startswith(f"{claim.vmid}/"):
+            ours = volume is None or volume.marks.get("replica", "").startswith(f"{claim.vmid}/")
+            if not ours and not (partial and volume and volume.resume_guid == partial and not volume.snapshots):
                 raise Refused(
                     "TargetOccupied",
                     f"{dataset} on {self._me} was not made by Holdfast for guest {claim.vmid}; it is left alone.",
@@ -221,8 +225,8 @@ class Receiver:
         differing = {k: v for k, v in wanted.items() if k in CONTENT_PROPERTIES and have.get(k) != v}
         await self._volumes.set_properties(dataset, differing)
 
-    async def _clear(self, claim: Claim, dataset: str, scan: Scan, *, aside: bool) -> None:
-        self._allow(claim, [dataset], scan)
+    async def _clear(self, claim: Claim, dataset: str, scan: Scan, *, aside: bool, guid: int) -> None:
+        self._allow(claim, [dataset], scan, partial=0 if aside else guid)
         if dataset not in scan.volumes:
             return
         await self._supersede(dataset)

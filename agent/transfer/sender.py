@@ -57,9 +57,10 @@ class Sender:
         )
         return inventory(answer.inventory)
 
-    async def abort_partial(self, node: Node, claim: Claim, assignment: Assignment, dataset: str) -> None:
-        """Have the target drop a half-received stream."""
-        await self._ask(assignment.node, node, _request(claim, abort=wire.AbortRequest(dataset=dataset)))
+    async def abort_partial(self, node: Node, claim: Claim, assignment: Assignment, dataset: str, guid: int) -> None:
+        """Have the target drop a half-received stream, which was bringing the snapshot of this GUID."""
+        request = _request(claim, abort=wire.AbortRequest(dataset=dataset, guid=guid))
+        await self._ask(assignment.node, node, request)
 
     async def set_aside(self, node: Node, claim: Claim, assignment: Assignment, dataset: str) -> None:
         """Have the target rename a replica that cannot be gone on with."""

@@ -275,6 +275,9 @@ def _bring(
     if to.guid in there.guids:
         return []
     if not there.ours:
+        # zfs recv makes the dataset first and marks it a moment later: a power cut may come between
+        if there.resume_guid and not there.guids and _base_name(volume, there.resume_guid):
+            return [AbortPartial(assignment.vmid, assignment.node, disk, there.resume_guid), send(None)]
         return Condition(
             reason="TargetOccupied",
             target=assignment.node,
@@ -285,7 +288,7 @@ def _bring(
     if there.resume_token is not None:
         if there.resume_guid == to.guid and (not there.resume_base or _base_name(volume, there.resume_base)):
             return [send(None, there.resume_token)]
-        steps.append(AbortPartial(assignment.vmid, assignment.node, disk))
+        steps.append(AbortPartial(assignment.vmid, assignment.node, disk, there.resume_guid or 0))
         if not there.guids:
             return [*steps, send(None)]
     base = _base_name(volume, there.guids[-1]) if there.guids else None

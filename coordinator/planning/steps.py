@@ -53,11 +53,13 @@ class SendDisk:
 
 @dataclass(frozen=True, slots=True)
 class AbortPartial:
-    """Drop a half-received stream whose snapshot is gone: it blocks every other receive."""
+    """Drop a half-received stream: its snapshot is gone, or the mark is not there. It blocks every other receive."""
 
     vmid: int
     target: str
     disk: DiskMap
+    guid: int
+    """Of the snapshot that the stream was bringing."""
 
     def __str__(self) -> str:
         return f"drop the half-received stream of {self.target}:{self.disk.target_dataset}"

@@ -57,6 +57,25 @@ def test_a_point_of_idle_disks_is_only_committed() -> None:
     assert to_beta(home, holding(first)).steps == (Commit(VMID, "beta", second.id, 1),)
 
 
+def test_a_first_stream_that_a_power_cut_left_without_its_mark_is_known_by_what_it_was_bringing() -> None:
+    home = Home()
+    guid = home.take().members[0].guid
+    unmarked = there("scsi0", ours=False, resume_token="1-token", resume_guid=guid)
+    plan = to_beta(home, Inventory(1, (), {unmarked.dataset: unmarked}))
+    assert [type(s) for s in plan.disks[0]] == [AbortPartial, SendDisk]
+    assert sends(plan)["scsi0"] == ("holdfast-1-1", None)
+
+
+@pytest.mark.parametrize("foreign", [{"resume_guid": 0xDEAD}, {"snapshot": 0xDEAD}])
+def test_what_somebody_else_is_receiving_under_the_name_is_left_alone(foreign: dict[str, int]) -> None:
+    home = Home()
+    guid = foreign.get("resume_guid", home.take().members[0].guid)
+    guids = [foreign["snapshot"]] if "snapshot" in foreign else []
+    theirs = there("scsi0", *guids, ours=False, resume_token="1-token", resume_guid=guid)
+    home.take()
+    assert refusal(home, Inventory(0, (), {theirs.dataset: theirs})) == "TargetOccupied"
+
+
 def test_the_oldest_point_ahead_is_the_goal() -> None:
     home = Home()
     first = home.take()
