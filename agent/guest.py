@@ -17,7 +17,7 @@ from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, pool_of
-from holdfast.coordinator.planning.protection import PointPlan, plan_point
+from holdfast.coordinator.planning.protection import PointPlan, closed_disks, plan_point
 from holdfast.coordinator.planning.steps import TakePoint
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class GuestWorker:
         plan, scan = await self._plan(protection)
         self.state.due = self._context.later(RETRY) if plan.conditions else plan.due
         self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
-        if scan is not None and self._may_act():
+        if scan is not None and self._may_act() and not closed_disks(protection.assignments[0].disks, scan):
             failed = None
             if plan.step is not None:
                 try:

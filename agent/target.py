@@ -16,8 +16,16 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.admission import Claim
 from holdfast.coordinator.planning.assignment import Assignment
+from holdfast.coordinator.planning.leftovers import bookmarks_to_make
 from holdfast.coordinator.planning.observed import Scan
-from holdfast.coordinator.planning.protection import Inventory, TargetPlan, TargetVolume, deadline, plan_target
+from holdfast.coordinator.planning.protection import (
+    Inventory,
+    TargetPlan,
+    TargetVolume,
+    closed_disks,
+    deadline,
+    plan_target,
+)
 from holdfast.coordinator.planning.steps import AbortPartial, DiskStep, SendDisk, SetAside
 
 log = structlog.get_logger()
@@ -109,10 +117,11 @@ class TargetWorker:
         if self._inventory is None:
             self._inventory = await self._context.sender.inventory(node, self._claim(), assignment)
         scan = await self._context.scanner.look(self._vmid, LAST_SEEN)
-        await self._record_sent(scan, self._inventory.last)
-        scan = await self._context.scanner.look(self._vmid, LAST_SEEN)  # without what was let go meanwhile
+        if not closed_disks(assignment.disks, scan):
+            await self._record_sent(scan, self._inventory.last)
+            scan = await self._context.scanner.look(self._vmid, LAST_SEEN)  # without what was let go meanwhile
         self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory)
-        self._settle(self.plan.conditions, self.plan.goal is None)
+        self._settle(self.plan.conditions, self.plan.goal is None and not self.plan.conditions)
         if self.plan.conditions:
             self._inventory = None
             await asyncio.sleep(BACK_OFF[-1])
@@ -176,20 +185,13 @@ class TargetWorker:
 
     async def _record_sent(self, scan: Scan, last: RecoveryPoint | None) -> None:
         """Mark on our storage how far the target is, before anything that it could still need is let go."""
-        if last is None:
+        here = scan.recorded_points(self._vmid).get(last.id) if last else None
+        if last is None or here is None:
             return
         for anchor in scan.anchors_of(self._vmid):
-            recorded = anchor.sent.get(self.target)
-            here = anchor.point(last.id)
-            if here is None or recorded == last.id or self._marked.get(anchor.pool) == last.id:
+            if anchor.sent.get(self.target) == last.id or self._marked.get(anchor.pool) == last.id:
                 continue
-            bookmarks = [
-                (m.full_name, f"{m.dataset}#{m.snapshot}")
-                for m in here.members
-                if (volume := scan.volumes.get(m.dataset))
-                and volume.snapshot(m.guid)
-                and not any(b.guid == m.guid for b in volume.bookmarks)
-            ]
+            bookmarks = bookmarks_to_make(self._vmid, anchor.pool, scan, here)
             await self._context.volumes.record_sent(
                 anchor.pool, self._vmid, self._owner.epoch, self.target, last.id, bookmarks
             )

@@ -2,15 +2,19 @@
 
 Guards invariants 3 and 4. A snapshot is let go only if a point's record on the same storage lists its GUID (a name
 proves nothing), it is older than the guest's newest complete point, and no target needs it: neither as the last one it
-committed nor as the next one it is to receive. A bookmark of
-the last committed one stays besides, also for a target that no policy names any more.
+committed nor as the next one it is to receive. A bookmark of the last committed one stays besides, also for a target
+that no policy names any more.
+
+Of a disk that this one lacks (it was pulled out of the guest), all bookmarks up to it stay: the target may still have
+its replica, and the disk may come back. Its snapshots go, for they would fill the pool and keep its volume from being
+destroyed; a failback has no use for them, because the point that it leads to has no such disk.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.planning.observed import Scan, Volume
+from holdfast.coordinator.planning.observed import Scan, Volume, pool_of
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,6 +72,23 @@ def _disks(point: RecoveryPoint) -> set[tuple[str, str]]:
     return {(m.disk, m.dataset) for m in point.members}
 
 
+def bookmarks_to_make(vmid: int, pool: str, scan: Scan, committed: RecoveryPoint) -> list[tuple[str, str]]:
+    """(snapshot, bookmark) on a pool that are to outlive the snapshots of a point which a target has committed.
+
+    Its members, and what there is of disks that it lacks: the target may have received that before they went.
+    """
+    has = {m.dataset for m in committed.members}
+    earlier = [p for p in scan.recorded_points(vmid).values() if p.id < committed.id]
+    left_out = [m for p in earlier for m in p.members if m.dataset not in has]
+    return [
+        (m.full_name, f"{m.dataset}#{m.snapshot}")
+        for m in {m.guid: m for m in (*committed.members, *left_out) if pool_of(m.dataset) == pool}.values()
+        if (volume := scan.volumes.get(m.dataset))
+        and volume.snapshot(m.guid)
+        and not any(b.guid == m.guid for b in volume.bookmarks)
+    ]
+
+
 def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collection[PointId] = ()) -> Cleanup:
     """What may go of one guest's snapshots and bookmarks on this node, which owns it. `in_use`: see needed_points."""
     points = scan.complete_points(vmid)
@@ -80,7 +101,18 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collec
     reserve = {m.guid for p in recorded if p.id in set(sent.values()) for m in p.members}
     datasets = sorted({m.dataset for p in recorded for m in p.members} & scan.volumes.keys())
     ours = {m.guid for p in recorded for m in p.members}
-    parts = [_volume(scan.volumes[dataset], ours, kept_guids, reserve, points[-1].id) for dataset in datasets]
+    has = {id: {m.dataset for m in point.members} for id, point in scan.recorded_points(vmid).items()}
+    parts = [
+        _volume(
+            scan.volumes[dataset],
+            ours,
+            kept_guids,
+            reserve,
+            points[-1].id,
+            max((id for id in sent.values() if dataset not in has.get(id, ())), default=None),
+        )
+        for dataset in datasets
+    ]
     kept_ids = {p.id for p in kept} | set(sent.values())
     forget = tuple(sorted({p.id for p in recorded if p.id not in kept_ids and p.id < points[-1].id}))
     return Cleanup(
@@ -116,7 +148,10 @@ def unused_definitions(scan: Scan, vmid: int, kept: list[RecoveryPoint]) -> tupl
     return tuple(sorted(found.items()))
 
 
-def _volume(volume: Volume, ours: set[int], kept: set[int], reserve: set[int], newest: PointId) -> Cleanup:
+def _volume(
+    volume: Volume, ours: set[int], kept: set[int], reserve: set[int], newest: PointId, left_out: PointId | None
+) -> Cleanup:
+    """`left_out`: the latest point that a target has as its last one and that lacks this disk."""
     hold, release, destroy = [], [], []
     for snapshot in volume.snapshots:
         name = f"{volume.dataset}@{snapshot.name}"
@@ -130,6 +165,7 @@ def _volume(volume: Volume, ours: set[int], kept: set[int], reserve: set[int], n
     gone = [
         f"{volume.dataset}#{b.name}"
         for b in volume.bookmarks
-        if PointId.of_snapshot(b.name) and reserve and b.guid not in reserve
+        if (point := PointId.of_snapshot(b.name)) and reserve and b.guid not in reserve
+        if left_out is None or point > left_out
     ]
     return Cleanup(0, tuple(hold), tuple(release), tuple(destroy), tuple(gone))

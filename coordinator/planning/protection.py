@@ -87,7 +87,7 @@ def plan_point(
     took = took or {}
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
-    if closed := [d for d in _disks(protection) if "replica" in scan.volumes[d.dataset].marks]:
+    if closed := closed_disks(_disks(protection), scan):
         return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed),))
     if not waiting:
         return PointPlan(None)
@@ -124,6 +124,15 @@ def _missing(vmid: int, disk: DiskMap) -> Condition:
         message=f"Disk {disk.disk} of guest {vmid} should be {disk.dataset}, which is not on this node. Without it no"
         " point is taken; the last one stays. Create or import the volume, or correct the guest's disks.",
     )
+
+
+def closed_disks(disks: Collection[DiskMap], scan: Scan) -> list[DiskMap]:
+    """Disks of which the owner has only replicas: it has become the owner, and none of its points was promoted yet.
+
+    Until then it takes, brings and lets go of nothing. Which point will be promoted is not known, and another node may
+    have a newer one.
+    """
+    return [d for d in disks if (volume := scan.volumes.get(d.dataset)) and "replica" in volume.marks]
 
 
 def _not_promoted(vmid: int, disks: list[DiskMap]) -> Condition:
@@ -215,6 +224,8 @@ def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inven
 
     Oldest, because that is the one it may have begun to receive; the owner keeps no others between it and the newest.
     """
+    if closed_disks(assignment.disks, scan):
+        return TargetPlan(None, (), (_held_back(assignment),))
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
     newer = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
@@ -239,6 +250,16 @@ def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inven
         return TargetPlan(goal, (), tuple(conditions))
     steps.append(Commit(assignment.vmid, assignment.node, goal.id, epoch))
     return TargetPlan(goal, tuple(steps))
+
+
+def _held_back(assignment: Assignment) -> Condition:
+    return Condition(
+        reason="NotPromoted",
+        target=assignment.node,
+        message=f"This node owns guest {assignment.vmid}, but has only replicas of it. Nothing is brought to"
+        f" {assignment.node}, whose points may be newer, until one of this node's is promoted (holdfast points shows"
+        " them).",
+    )
 
 
 def _applies(point: RecoveryPoint, assignment: Assignment) -> bool:

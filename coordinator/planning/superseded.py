@@ -1,6 +1,7 @@
 """Which recovery points a target keeps, by its policy's rules, and which snapshots go with the others. Pure.
 
-Guards invariant 3: the target decides by itself, so a compromised source cannot prune it; the newest point stays.
+Guards invariants 3 and 4: the target decides by itself, so a compromised source cannot prune it; the newest point
+stays, and so does the newest of each disk that the guest has: what comes next of that disk is received on top of it.
 """
 
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zon
     vmid = assignment.vmid
     points = scan.recorded_points(vmid) | {committed.id: committed}
     stay = {max(points), committed.id}  # not the same where later points lost their members, as after a change of owner
+    stay |= _bases(assignment, scan, committed)
     items = [(p.instant, str(p.id)) for p in points.values()]
     kept = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | stay
     needed = {m.guid for id in kept for m in points[id].members}
@@ -50,3 +52,16 @@ def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zon
     )
     definitions = unused_definitions(scan, vmid, [points[id] for id in kept])
     return Superseded(tuple(sorted(doomed)), tuple(gone), definitions, tuple(aside))
+
+
+def _bases(assignment: Assignment, scan: Scan, committed: RecoveryPoint) -> set[PointId]:
+    """The newest points of disks that the guest has and this point lacks: they were pulled out, and have come back."""
+    found = set()
+    recorded = scan.recorded_points(assignment.vmid)
+    for dataset in allowed_datasets(assignment) - {m.dataset for m in committed.members}:
+        if volume := scan.volumes.get(dataset):
+            having = [
+                p.id for p in recorded.values() for m in p.members if m.dataset == dataset and volume.snapshot(m.guid)
+            ]
+            found |= {max(having)} if having else set()
+    return found

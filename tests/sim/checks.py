@@ -1,10 +1,11 @@
 """The invariants of DESIGN §2, as far as the code has them, each a named check; told of every step on any storage.
 
 1. `one owner per epoch`: an owner's record changes only with a higher epoch.
-2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1.
+2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1; `only what was promoted is sent`.
 3. `nothing foreign destroyed`: no snapshot that Holdfast did not make, no newest complete point of a replica, no head.
-4. `a base survives`: what the newest snapshot of a replica can be gone on from stays on the owner; `no full resend`;
-   `no byte twice`: bytes of streams stay within 1.2 x what changed, plus 1 MiB.
+4. `a base survives`: what the newest snapshot of a replica can be gone on from stays on the owner; a bookmark is
+   enough for a disk that the target's newest point lacks. `no full resend`, unless the replica was set aside because
+   the guest had no such disk. `no byte twice`: bytes of streams stay within 1.2 x what changed, plus 1 MiB.
 5. `stale epoch`: nothing is recorded under an epoch lower than the storage or, for long, etcd bears.
 6. `true reports`: what an agent reports is there.
 7. `bad input is contained`, `no worker fails`, `no process ends by itself`, `no busy loop`.
@@ -17,6 +18,7 @@ import orjson
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import GuestReport
+from holdfast.coordinator.planning.admission import allowed_datasets
 
 from .cluster import KEYS, Cluster
 from .datasets import Dataset, Mark, Snap, Stream
@@ -40,8 +42,6 @@ class Checks(Audit):
         """Node → power cuts, each of which may lose what was half received."""
         self.excused: set[tuple[int, str]] = set()
         """(VMID, check): a fault has made this impossible."""
-        self.pulled: set[str] = set()
-        """VMID/SLOT of disks that were pulled out for a while: their replicas may be set aside, and their bases go."""
         self.owner_changed: dict[int, float] = {}
         cluster.watched_by(self)
         cluster.on_exit = self._ended
@@ -152,13 +152,14 @@ class Checks(Audit):
             for replica in machine.storage.replicas(vmid):
                 if machine.storage is storage or replica.newest is None or replica.newest.guid != what.guid:
                     continue
-                if replica.mark != f"{vmid}/{self._slot(vmid, dataset.name)}" or replica.mark in self.pulled:
+                slot = self._slot(vmid, dataset.name)
+                if replica.mark != f"{vmid}/{slot}":
                     continue
                 snapshot = dataset.by_guid(what.guid) is not None
                 bookmark = any(m.guid == what.guid for m in dataset.marks.values())
                 if not (snapshot or bookmark):
                     self._violated("a base survives", f"{dataset.name}: {machine.name} has nothing to go on from", vmid)
-                if not snapshot and self._is_target(vmid, machine.name):
+                if not snapshot and self._is_target(vmid, machine.name) and self._counts(machine.storage, vmid, slot):
                     self._violated("a base survives", f"{dataset.name}: no snapshot that {machine.name} has", vmid)
 
     def _newest_before(self, storage: Storage, vmid: int, guid: int) -> RecoveryPoint | None:
@@ -175,9 +176,14 @@ class Checks(Audit):
                     return point
         return None
 
+    def _counts(self, storage: Storage, vmid: int, slot: str) -> bool:
+        """Whether a node's newest point has this disk."""
+        points = self.complete(storage, vmid)
+        return not points or points[-1].member(slot) is not None
+
     def _slot(self, vmid: int, dataset: str) -> str:
         guest = self._cluster.guests[vmid]
-        return next((s for s, d in {**guest.disks, **guest.still}.items() if d == dataset), "?")
+        return next((s for s, d in {**guest.disks, **guest.still, **guest.retired}.items() if d == dataset), "?")
 
     def _is_target(self, vmid: int, node: str) -> bool:
         return (vmid, "targets") not in self.excused and node != self._cluster.specs[vmid].node
@@ -185,12 +191,20 @@ class Checks(Audit):
     def renamed(self, storage: Storage, dataset: Dataset, to: str) -> None:
         if not dataset.mark:
             self._violated("nothing foreign destroyed", f"{dataset.name} on {storage.node} is no replica; now {to}")
+        vmid, _, slot = dataset.mark.partition("/")
+        assigned = self._cluster.agents[storage.node]._view.assignment_here(int(vmid))
+        if dataset.name not in allowed_datasets(assigned):  # as far as this node knows, the guest has no such disk
+            self._synced.discard((storage.node, int(vmid), slot))
 
     # --- streams
 
+    def sends(self, storage: Storage, dataset: Dataset) -> None:
+        if dataset.mark:
+            self._violated("only what was promoted is sent", f"{dataset.name} on {storage.node} is a replica")
+
     def began(self, storage: Storage, dataset: str, mark: str, stream: Stream) -> None:
         vmid, _, slot = mark.partition("/")
-        again = (storage.node, int(vmid), slot) in self._synced and mark not in self.pulled
+        again = (storage.node, int(vmid), slot) in self._synced
         if again and not stream.base and not stream.offset:
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 

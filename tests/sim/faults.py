@@ -12,6 +12,7 @@ from .checks import LONG_KNOWN, Checks
 from .cluster import KEYS, POOLS, Cluster
 from .loop import Process
 from .schedule import Fault
+from .zfs import Storage
 
 HORIZON = 75.0
 """Seconds after which faults that still wait for their step do not strike any more."""
@@ -261,7 +262,6 @@ class Faults:
         if len(guest.disks) > 1:
             slot, dataset = guest.disks.popitem()
             guest.retired[slot] = dataset
-            self._checks.pulled.add(f"{fault.vmid}/{slot}")
             self._cluster.put_guest(fault.vmid)
             if fault.amount > 0.5:
                 self._later(fault, self._disk_returns, fault.vmid, slot)
@@ -307,7 +307,8 @@ class Faults:
         self._later(fault, self._cluster.put_node, "n2")
 
     def _owner_change(self, fault: Fault, name: str) -> None:
-        """As a takeover would: another node owns the guest from now on; the old owner must be refused.
+        """As a takeover would: another node owns the guest from now on; the old owner must be refused. In the end a
+        person promotes the newest point there.
 
         With `amount` above 0.4 it is one for which there is a reason: the old owner is cut off from etcd, for so long
         that the others certainly know.
@@ -328,6 +329,18 @@ class Faults:
         self._checks.owner_changed[fault.vmid] = self._world.now
         new = Owner(node=other, epoch=owner.epoch + 1, since=since, by="the simulator")
         self._cluster.service.etcd.put(key, new.to_json())
+        self._later(fault, self._promote, fault.vmid, self._world.machines[other].storage)
+
+    def _promote(self, vmid: int, storage: Storage) -> None:
+        """Once nothing is received there any more."""
+        points = self._checks.complete(storage, vmid)
+        members = points[-1].members if points else ()
+        if any(storage.datasets[m.dataset].receiving for m in members):
+            self._world.loop.after(5.0, self._promote, vmid, storage)
+            return
+        for member in members:
+            storage.promote(member.dataset, member.guid)
+            storage.write(member.dataset, None, 4096)
 
 
 _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {

@@ -16,6 +16,7 @@ def begin_send(storage: Storage, order: SendOrder) -> tuple[Stream, Snap]:
         dataset, snap = storage.find(source)
         if dataset is None or snap is None or snap.guid != int(guid):
             raise VolumesError(f"zfs send -t: cannot resume send: '{source}' is no longer the snapshot of the token")
+        storage.audit.sends(storage, dataset)
         return _stream(dataset, snap, int(since), int(done)), snap
     dataset, snap = storage.find(order.source)
     if dataset is None or snap is None:
@@ -29,6 +30,7 @@ def begin_send(storage: Storage, order: SendOrder) -> tuple[Stream, Snap]:
         if found.txg >= snap.txg:
             raise VolumesError(f"zfs send -i {order.base} {order.source}: not an earlier snapshot from the same fs")
         base = found.guid
+    storage.audit.sends(storage, dataset)
     return _stream(dataset, snap, base, 0), snap
 
 

@@ -27,6 +27,8 @@ class Audit:
 
     def renamed(self, storage: "Storage", dataset: Dataset, to: str) -> None: ...
 
+    def sends(self, storage: "Storage", dataset: Dataset) -> None: ...
+
     def began(self, storage: "Storage", dataset: str, mark: str, stream: Stream) -> None: ...
 
     def moved(self, storage: "Storage", dataset: str, stream: Stream, count: int) -> None: ...
@@ -113,6 +115,16 @@ class Storage:
         if short in dataset.snaps and not dataset.snaps[short].busy:
             del dataset.snaps[short]
             self.touch(dataset)
+
+    def promote(self, name: str, guid: int) -> None:
+        """What somebody does who starts a guest from a replica's snapshot (docs/zfs.md); what came later goes aside."""
+        dataset = self.datasets[name]
+        while dataset.newest is not None and dataset.newest.guid != guid:
+            dataset.snaps.popitem()
+        assert dataset.newest is not None
+        dataset.image = dataset.synced = dataset.durable = dataset.newest.image
+        dataset.partial, dataset.mark = None, ""
+        self.touch(dataset)
 
     def touch(self, dataset: Dataset) -> None:
         dataset.touch()

@@ -9,7 +9,7 @@ from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.keep import Keep
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
-from holdfast.coordinator.planning.leftovers import Cleanup
+from holdfast.coordinator.planning.leftovers import Cleanup, bookmarks_to_make
 from holdfast.coordinator.planning.observed import Anchor, Bookmark, Scan, Snapshot, Volume, pool_of
 from holdfast.coordinator.planning.protection import Inventory, TargetVolume
 
@@ -125,11 +125,12 @@ class Home:
         return volume.snapshot(latest.guid) if latest and volume.unchanged_since(latest.guid) else None
 
     def sent(self, target: str, point: PointId) -> None:
-        """As the channel program marks it: with a bookmark of each snapshot."""
+        """As the channel program marks it."""
+        committed = self.scan().recorded_points(VMID)[point]
         for key, anchor in self.anchors.items():
+            for names in bookmarks_to_make(VMID, anchor.pool, self.scan(), committed):
+                self.bookmark(*names)
             self.anchors[key] = replace(anchor, sent={**anchor.sent, target: point})
-            for member in (m for p in anchor.points if p.id == point for m in p.members):
-                self.bookmark(member.full_name, f"{member.dataset}#{member.snapshot}")
 
     def bookmark(self, snapshot: str, bookmark: str) -> None:
         volume = self.volumes[snapshot.partition("@")[0]]

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -138,7 +139,7 @@ def test_definitions_go_with_the_last_point_that_has_them() -> None:
     assert plan_cleanup(VMID, home.scan(), ["beta"]).definitions == (("old", "text"),)
 
 
-def test_a_disk_that_has_gone_leaves_nothing_behind_once_no_target_needs_it() -> None:
+def test_a_disk_that_has_gone_leaves_but_a_bookmark_behind_once_no_target_needs_it() -> None:
     home = history(1)
     home.sent("beta", PointId(1, 1))
     for _ in range(2):
@@ -147,7 +148,51 @@ def test_a_disk_that_has_gone_leaves_nothing_behind_once_no_target_needs_it() ->
         home.sent("beta", points(home)[-1].id)
         home.carry_out(plan_cleanup(VMID, home.scan(), ["beta"]))
     gone = home.volumes[dataset("scsi1")]
-    assert (gone.snapshots, gone.bookmarks) == ((), ())
+    assert gone.snapshots == ()
+    assert [b.name for b in gone.bookmarks] == ["holdfast-1-1"], "the target may have its replica, and it may come back"
+
+
+def pulled_out() -> Home:
+    """Of three points, each committed by beta, only the first has scsi1."""
+    home = history(1)
+    home.sent("beta", PointId(1, 1))
+    for _ in range(2):
+        home.write("scsi0")
+        home.take("scsi0")
+        home.sent("beta", points(home)[-1].id)
+        home.carry_out(plan_cleanup(VMID, home.scan(), ["beta"]))
+    return home
+
+
+def test_a_disk_that_comes_back_has_its_bookmark_until_its_target_has_committed_it_again() -> None:
+    home = pulled_out()
+    home.write("scsi1")
+    home.take()
+    home.carry_out(plan_cleanup(VMID, home.scan(), ["beta"]))
+    assert [b.name for b in home.volumes[dataset("scsi1")].bookmarks] == ["holdfast-1-1"]
+    home.sent("beta", PointId(1, 4))
+    home.carry_out(plan_cleanup(VMID, home.scan(), ["beta"]))
+    assert [b.name for b in home.volumes[dataset("scsi1")].bookmarks] == ["holdfast-1-4"]
+
+
+def test_one_target_has_a_returned_disk_again_and_the_bookmark_for_the_other_stays() -> None:
+    home = pulled_out()
+    home.sent("gamma", PointId(1, 3))
+    home.write("scsi1")
+    home.take()
+    home.sent("beta", PointId(1, 4))
+    home.carry_out(plan_cleanup(VMID, home.scan(), ["beta", "gamma"]))
+    assert [b.name for b in home.volumes[dataset("scsi1")].bookmarks] == ["holdfast-1-1", "holdfast-1-4"]
+
+
+def test_what_a_target_may_have_received_of_a_disk_before_it_was_pulled_out_is_bookmarked_too() -> None:
+    home = history(2)
+    home.sent("beta", PointId(1, 1))
+    home.write("scsi0")
+    home.take("scsi0")
+    home.sent("beta", PointId(1, 3))
+    home.carry_out(plan_cleanup(VMID, home.scan(), ["beta"]))
+    assert [b.name for b in home.volumes[dataset("scsi1")].bookmarks] == ["holdfast-1-1", "holdfast-1-2"]
 
 
 def test_another_guests_marks_are_not_looked_at() -> None:
@@ -170,12 +215,16 @@ class Story:
     def __init__(self) -> None:
         self.home = Home(*SLOTS)
         self.sent: dict[str, PointId] = {}
+        self.there: dict[tuple[str, str], int] = {}
+        """(target, dataset) → the GUID of what it has committed last."""
+        self.taken: list[set[str]] = []
+        """The datasets of each point."""
         self.foreign: set[int] = set()
 
     def happen(self, kind: str, what: str | set[str], slots: tuple[str, ...]) -> None:
         if kind == "take":
             self.home.write(*(s for s in SLOTS if s in what))
-            self.home.take(*slots)
+            self.taken.append({m.dataset for m in self.home.take(*slots).members})
         elif kind == "foreign":
             assert isinstance(what, str)
             name = f"holdfast-9-{len(self.foreign) + 1}" if len(self.foreign) % 2 else f"auto{len(self.foreign)}"
@@ -192,6 +241,7 @@ class Story:
         if following is not None:
             self.sent[target] = following.id
             self.home.sent(target, following.id)
+            self.there |= {(target, m.dataset): m.guid for m in following.members}
 
     def clean(self, targets: str | set[str]) -> None:
         scan = self.home.scan()
@@ -225,12 +275,15 @@ class Story:
             volume = self.home.volumes[dataset(slot)]
             ours = [s for s in volume.snapshots if s.guid not in self.foreign]
             assert len(ours) <= kept
-            assert len(volume.bookmarks) <= len(TARGETS)
+            assert len(volume.bookmarks) <= len(TARGETS) * (1 + self._pulled(volume.dataset))
         assert all(len(a.points) <= kept + len(TARGETS) for a in self.home.anchors.values())
-        for target, id in self.sent.items():
-            for member in (m for a in self.home.anchors.values() for p in a.points if p.id == id for m in p.members):
-                bookmarks = {b.guid for b in self.home.volumes[member.dataset].bookmarks}
-                assert member.guid in bookmarks, f"the reserve base of {target} has gone"
+        for (target, name), guid in self.there.items():
+            bookmarks = {b.guid for b in self.home.volumes[name].bookmarks}
+            assert guid in bookmarks, f"the reserve base of {target} has gone"
+
+    def _pulled(self, name: str) -> int:
+        """How often the disk was left out after it had been in."""
+        return sum(name in before and name not in after for before, after in itertools.pairwise(self.taken))
 
 
 @settings(max_examples=300, deadline=None)

@@ -3,6 +3,7 @@
 from zoneinfo import ZoneInfo
 
 import pytest
+from holdfast.coordinator.planning.leftovers import plan_cleanup
 from holdfast.coordinator.planning.observed import Bookmark
 from holdfast.coordinator.planning.protection import (
     Inventory,
@@ -253,6 +254,30 @@ def test_a_point_that_is_behind_what_the_target_holds_of_a_disk_is_passed_over()
     plan = to_beta(home, half_way)
     assert plan.goal == third, "zfs send has no way from a later snapshot to an earlier one"
     assert sends(plan) == {"scsi1": ("holdfast-1-3", "@holdfast-1-1")}
+
+
+def test_a_disk_that_was_pulled_out_and_put_back_is_gone_on_with_from_its_bookmark() -> None:
+    home = Home("scsi0", "scsi1")
+    first = home.take()
+    home.sent("beta", first.id)
+    home.write("scsi0", "scsi1")
+    second = home.take("scsi0")
+    home.sent("beta", second.id)
+    home.carry_out(plan_cleanup(VMID, home.scan(), ["beta"]))
+    home.take()
+    plan = to_beta(home, holding(first, second))
+    assert sends(plan) == {"scsi1": ("holdfast-1-3", "#holdfast-1-1")}
+
+
+def test_nothing_is_brought_from_a_head_that_was_never_promoted() -> None:
+    """The target's replica may be newer: it would be set aside, and the older point sent in full."""
+    home = Home("scsi0", "scsi1")
+    home.take()
+    home.change("scsi1", marks={"replica": f"{VMID}/scsi1"})
+    for inventory in (EMPTY, Inventory(1, (), {v.dataset: v for v in [there("scsi0", 1), there("scsi1", 2)]})):
+        plan = to_beta(home, inventory)
+        assert plan.steps == ()
+        assert [(c.reason, c.target) for c in plan.conditions] == [("NotPromoted", "beta")]
 
 
 def test_an_encrypted_disk_is_sent_raw() -> None:

@@ -140,6 +140,25 @@ def test_a_disk_that_is_assigned_and_has_no_point_yet_stays_in_place() -> None:
     assert without_scsi1().goes("last=1", ("scsi0", "scsi1")).aside == ()
 
 
+def test_the_newest_point_of_a_disk_that_was_pulled_out_and_has_come_back_stays_until_a_later_one_has_it() -> None:
+    """Its next increment is received on top of that snapshot."""
+    replica = without_scsi1()
+    replica.home.write("scsi0")
+    replica.take("scsi0", hours=2)
+    goes = replica.goes("last=1", ("scsi0", "scsi1"))
+    assert goes.forget == (PointId(1, 2),)
+    replica.home.write("scsi1")
+    replica.take(hours=3)
+    goes = replica.goes("last=1", ("scsi0", "scsi1"))
+    assert goes.forget == (PointId(1, 1), PointId(1, 2), PointId(1, 3))
+
+
+def test_of_a_disk_that_came_back_a_point_whose_snapshot_has_gone_is_no_base() -> None:
+    replica = without_scsi1()
+    replica.home.destroy("scsi1", replica.points[0].members[1].guid)
+    assert replica.goes("last=1", ("scsi0", "scsi1")).forget == (PointId(1, 1),)
+
+
 def test_what_is_aside_already_what_is_not_marked_and_what_is_another_guests_stays_where_it_is() -> None:
     replica = without_scsi1()
     volume = replica.home.volumes.pop(dataset("scsi1"))
