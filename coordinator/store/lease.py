@@ -15,6 +15,7 @@ from holdfast.coordinator.store.port import LeaseLost, Store, StoreError, Unavai
 
 _RENEWALS_PER_TERM = 3
 _RETRY_PAUSE = 0.2  # seconds after a renewal that no member answered
+_LEAST = 0.001  # seconds of a term; less is none: a timer may be rounded to now, and time would not pass
 _RELEASE_LIMIT = 2.0  # seconds; what cannot be revoked by then is left to expire
 
 
@@ -44,7 +45,7 @@ class HeldLease:
         pause = self.ttl / _RENEWALS_PER_TERM
         while True:
             await asyncio.sleep(min(pause, max(0.0, self.remaining())))
-            if (left := self.remaining()) <= 0:
+            if (left := self.remaining()) < _LEAST:
                 raise LeaseLost(f"{key}: lease {self.id:x} ran out before it could be renewed. Claim it again")
             pause = _RETRY_PAUSE
             try:
