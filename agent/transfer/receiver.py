@@ -205,7 +205,8 @@ class Receiver:
         await channel.send(wire.Answer())
         self._on_commit()
         for dataset in goes.aside:
-            await self._set_aside(claim, dataset)
+            if dataset not in allowed_datasets(self._known.assignment_here(claim.vmid)):  # the disk may be back by now
+                await self._set_aside(claim, dataset)
 
     async def _let_go(self, claim: Claim, goes: Superseded, pools: list[str]) -> bool:
         """On several pools a point is superseded only once its successor is recorded on all of them."""

@@ -1,9 +1,10 @@
 """Which recovery points a target keeps, by its policy's rules, and which snapshots go with the others. Pure.
 
 Guards invariants 3 and 4: the target decides by itself, so a compromised source cannot prune it; the newest point
-stays, and so does the newest of each disk that the guest has: what comes next of that disk is received on top of it.
+stays, and so does the newest of each disk whose replica is in place: what comes next of it is received on top of that.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 
@@ -32,36 +33,40 @@ NOTHING = Superseded((), (), (), ())
 
 
 def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zone: tzinfo) -> Superseded:
-    """What goes of a guest on this target when `committed` is recorded there."""
-    vmid = assignment.vmid
-    points = scan.recorded_points(vmid) | {committed.id: committed}
+    """What goes of a guest on this target when `committed` is recorded there.
+
+    A disk that this point is the first to lack may be back in a minute: its replica stays in place until the next.
+    """
+    points = scan.recorded_points(assignment.vmid) | {committed.id: committed}
     stay = {max(points), committed.id}  # not the same where later points lost their members, as after a change of owner
-    stay |= _bases(assignment, scan, committed)
     items = [(p.instant, str(p.id)) for p in points.values()]
-    kept = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | stay
+    ruled = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | stay
+    before = max((id for id in points if id < committed.id), default=committed.id)
+    in_place = {m.dataset for id in ruled | {before} for m in points[id].members} | allowed_datasets(assignment)
+    replicas = _replicas(assignment.vmid, scan)
+    kept = ruled | _bases(points, scan, replicas & in_place - {m.dataset for m in committed.members})
     needed = {m.guid for id in kept for m in points[id].members}
     gone = sorted(id for id in points if id not in kept)
     doomed = {Doomed(m.full_name, m.guid) for id in gone for m in points[id].members if m.guid not in needed}
-    needed_datasets = {m.dataset for id in kept for m in points[id].members} | allowed_datasets(assignment)
-    aside = sorted(
+    definitions = unused_definitions(scan, assignment.vmid, [points[id] for id in kept])
+    return Superseded(tuple(sorted(doomed)), tuple(gone), definitions, tuple(sorted(replicas - in_place)))
+
+
+def _replicas(vmid: int, scan: Scan) -> set[str]:
+    """The guest's replicas that are in their place."""
+    return {
         name
         for name, volume in scan.volumes.items()
-        if volume.marks.get("replica", "").startswith(f"{vmid}/")
-        and name not in needed_datasets
-        and name.split("/")[1:3] != ["holdfast", "aside"]
-    )
-    definitions = unused_definitions(scan, vmid, [points[id] for id in kept])
-    return Superseded(tuple(sorted(doomed)), tuple(gone), definitions, tuple(aside))
+        if volume.marks.get("replica", "").startswith(f"{vmid}/") and name.split("/")[1:3] != ["holdfast", "aside"]
+    }
 
 
-def _bases(assignment: Assignment, scan: Scan, committed: RecoveryPoint) -> set[PointId]:
-    """The newest points of disks that the guest has and this point lacks: they were pulled out, and have come back."""
+def _bases(points: Mapping[PointId, RecoveryPoint], scan: Scan, left_out: set[str]) -> set[PointId]:
+    """The newest points of disks that are in place and that the committed point lacks: what comes next needs them."""
     found = set()
-    recorded = scan.recorded_points(assignment.vmid)
-    for dataset in allowed_datasets(assignment) - {m.dataset for m in committed.members}:
-        if volume := scan.volumes.get(dataset):
-            having = [
-                p.id for p in recorded.values() for m in p.members if m.dataset == dataset and volume.snapshot(m.guid)
-            ]
-            found |= {max(having)} if having else set()
+    for volume in (scan.volumes[dataset] for dataset in left_out):
+        having = [
+            p.id for p in points.values() for m in p.members if m.dataset == volume.dataset and volume.snapshot(m.guid)
+        ]
+        found |= {max(having)} if having else set()
     return found

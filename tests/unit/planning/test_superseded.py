@@ -120,16 +120,25 @@ def test_a_definition_that_comes_back_with_the_point_that_is_committed_stays() -
     assert replica.goes("last=1", ("scsi0",)).definitions == (("b", "text"),)
 
 
-def without_scsi1() -> Replica:
+def without_scsi1(points: int = 2) -> Replica:
+    """So many points lack it, after one that has it."""
     replica = Replica()
     replica.take(hours=0)
-    replica.home.write("scsi0")
-    replica.take("scsi0", hours=1)
+    for hour in range(points):
+        replica.home.write("scsi0")
+        replica.take("scsi0", hours=1 + hour)
     return replica
 
 
 def test_the_replica_of_a_removed_disk_stays_in_place_while_a_point_that_is_kept_has_it() -> None:
-    assert without_scsi1().goes("last=2", ("scsi0",)).aside == ()
+    assert without_scsi1().goes("last=3", ("scsi0",)).aside == ()
+
+
+def test_the_first_point_that_lacks_a_disk_leaves_its_replica_ready_to_go_on_with() -> None:
+    replica = without_scsi1(points=1)
+    goes = replica.goes("last=1", ("scsi0",))
+    assert goes.aside == ()
+    assert replica.points[0].member("scsi1").guid not in {d.guid for d in goes.destroy}  # type: ignore[union-attr]
 
 
 def test_then_it_goes_aside() -> None:
@@ -142,7 +151,7 @@ def test_a_disk_that_is_assigned_and_has_no_point_yet_stays_in_place() -> None:
 
 def test_the_newest_point_of_a_disk_that_was_pulled_out_and_has_come_back_stays_until_a_later_one_has_it() -> None:
     """Its next increment is received on top of that snapshot."""
-    replica = without_scsi1()
+    replica = without_scsi1(points=1)
     replica.home.write("scsi0")
     replica.take("scsi0", hours=2)
     goes = replica.goes("last=1", ("scsi0", "scsi1"))
@@ -154,7 +163,7 @@ def test_the_newest_point_of_a_disk_that_was_pulled_out_and_has_come_back_stays_
 
 
 def test_of_a_disk_that_came_back_a_point_whose_snapshot_has_gone_is_no_base() -> None:
-    replica = without_scsi1()
+    replica = without_scsi1(points=1)
     replica.home.destroy("scsi1", replica.points[0].members[1].guid)
     assert replica.goes("last=1", ("scsi0", "scsi1")).forget == (PointId(1, 1),)
 
