@@ -175,10 +175,10 @@ class Receiver:
         except ValidationError as error:
             raise Refused("BadPoint", f"the point's record cannot be read: {error}") from None
         self._allow(claim, [m.dataset for m in point.members], scan)
-        assignment = self._known.assignment_here(claim.vmid)
-        goes = superseded(assignment, scan, point, self._host.zone) if assignment else NOTHING
         for dataset, wanted in ask.properties.items():
             await self._set_properties(dataset, dict(wanted.local), scan)
+        assignment = self._known.assignment_here(claim.vmid)  # as late as may be: a disk may have been put back
+        goes = superseded(assignment, scan, point, self._host.zone) if assignment else NOTHING
         pools = sorted({pool_of(m.dataset) for m in point.members})
         others = {anchor.pool for anchor in scan.anchors_of(claim.vmid)} - {*pools}
         at_once = goes if len(pools) == 1 and not others else NOTHING

@@ -43,6 +43,8 @@ class Checks(Audit):
         self.excused: set[tuple[int, str]] = set()
         """(VMID, check): a fault has made this impossible."""
         self.owner_changed: dict[int, float] = {}
+        self._decided: dict[tuple[str, int], frozenset[str]] = {}
+        """(node, VMID) → the replicas of disks that the guest had, as the node knew when it last decided what goes."""
         cluster.watched_by(self)
         cluster.on_exit = self._ended
         self._world.loop.on_spin = lambda: self._violated("no busy loop", "much is done and no time passes")
@@ -139,6 +141,19 @@ class Checks(Audit):
 
     # --- storage
 
+    def _gone(self, storage: Storage, dataset: Dataset) -> bool:
+        """Whether a replica is of a disk that the guest did not have any more, when the node last decided what goes."""
+        decided = self._decided.get((storage.node, int(dataset.mark.partition("/")[0])))
+        return decided is not None and dataset.name not in decided
+
+    def _begins_anew(self, storage: Storage, dataset: Dataset) -> None:
+        vmid, _, slot = dataset.mark.partition("/")
+        self._synced.discard((storage.node, int(vmid), slot))
+
+    def committing(self, storage: Storage, vmid: int) -> None:
+        assignment = self._cluster.agents[storage.node]._view.assignment_here(vmid)
+        self._decided[storage.node, vmid] = allowed_datasets(assignment)
+
     def destroyed(self, storage: Storage, dataset: Dataset, what: Snap | Mark) -> None:
         vmid = _guest_of(dataset)
         if isinstance(what, Snap):
@@ -146,6 +161,12 @@ class Checks(Audit):
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} on {storage.node}")
             if dataset.mark and self._newest_before(storage, vmid, what.guid) is not None:
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point")
+        if dataset.mark and isinstance(what, Snap) and (dataset.newest is None or dataset.newest.txg < what.txg):
+            if self._gone(storage, dataset):
+                self._begins_anew(storage, dataset)
+            else:
+                said = f"{dataset.name}@{what.name} on {storage.node} was its newest"
+                self._violated("a base survives", said, vmid)
         if dataset.mark or (vmid, "a base survives") in self.excused:
             return
         for machine in self._world.machines.values():
@@ -191,10 +212,8 @@ class Checks(Audit):
     def renamed(self, storage: Storage, dataset: Dataset, to: str) -> None:
         if not dataset.mark:
             self._violated("nothing foreign destroyed", f"{dataset.name} on {storage.node} is no replica; now {to}")
-        vmid, _, slot = dataset.mark.partition("/")
-        assigned = self._cluster.agents[storage.node]._view.assignment_here(int(vmid))
-        if dataset.name not in allowed_datasets(assigned):  # as far as this node knows, the guest has no such disk
-            self._synced.discard((storage.node, int(vmid), slot))
+        elif self._gone(storage, dataset):
+            self._begins_anew(storage, dataset)
 
     # --- streams
 

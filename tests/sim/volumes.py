@@ -134,6 +134,7 @@ class SimVolumes:
             await self._command("set_properties", lambda: self._storage.set_properties(dataset, properties))
 
     async def commit(self, order: CommitOrder) -> None:
+        self._storage.audit.committing(self._storage, order.vmid)
         await self._command("commit", lambda: self._storage.commit(order))
 
     async def send(self, order: SendOrder, channel: Channel) -> None:
