@@ -1,10 +1,11 @@
-"""`schema`: the JSON Schema of everything in the keyspace, and of the documents that people apply."""
+"""`schema`: the JSON Schema of everything in the keyspace, of the documents that people apply, of MQTT's payloads."""
 
 from typing import Any
 
 import click
 import orjson
 from holdfast.coordinator.cli.kinds import ALL, Kind, KindArgument
+from holdfast.coordinator.model.announcement import Event, GuestAnnouncement, NodeAnnouncement
 from holdfast.coordinator.model.lock import Lock
 from holdfast.coordinator.model.names import NodeName, PolicyName, StoreId, Vmid
 from holdfast.coordinator.model.owner import Meta, Owner
@@ -23,7 +24,9 @@ _NAMES: dict[str, Any] = {
     "Placement": Vmid,
     "ProtectionPolicy": PolicyName,
 }
-_OTHERS: tuple[type[Record], ...] = (Request, Owner, Lock, Meta, AgentReport, GuestReport, ReplicaReport)
+_WRITTEN: tuple[type[Record], ...] = (Request, Owner, Lock, Meta, AgentReport, GuestReport, ReplicaReport)
+_ANNOUNCED: tuple[type[Record], ...] = (NodeAnnouncement, GuestAnnouncement, Event)
+"""Payloads of MQTT."""
 
 
 @click.command()
@@ -40,14 +43,14 @@ def of_kind(kind: Kind) -> dict[str, Any]:
 
 
 def of_all() -> dict[str, Any]:
-    """The schema of any document; `$defs` has all records of the keyspace, also those that only Holdfast writes."""
+    """The schema of any document; `$defs` also has what only Holdfast writes, and the payloads of MQTT."""
     return {
         "$schema": _DIALECT,
         "$id": _ID,
         "title": "Holdfast",
         "description": "A document of desired state, as holdfast apply reads it.",
         "oneOf": [_document(kind) for kind in ALL],
-        "$defs": _definitions(*(kind.record for kind in ALL), *_OTHERS),
+        "$defs": _definitions(*(kind.record for kind in ALL), *_WRITTEN, *_ANNOUNCED),
     }
 
 

@@ -92,9 +92,13 @@ class Keyspace:
         """What one agent says of itself."""
         return f"{self.root}agents/{node}/self"
 
+    def guest_report_prefix(self, node: NodeName) -> str:
+        """All that one agent says of guests that it owns."""
+        return f"{self.root}agents/{node}/guests/"
+
     def guest_report(self, node: NodeName, vmid: int) -> str:
         """What the owner's agent says of a guest."""
-        return f"{self.root}agents/{node}/guests/{vmid}"
+        return f"{self.guest_report_prefix(node)}{vmid}"
 
     def replica_prefix(self, node: NodeName) -> str:
         """All that one agent says of replicas."""

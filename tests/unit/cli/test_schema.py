@@ -54,5 +54,6 @@ def test_no_record_takes_a_field_that_it_does_not_know() -> None:
 
 def test_what_holdfast_alone_writes_is_described_too() -> None:
     written = {"Owner", "Lock", "Meta", "Request", "AgentReport", "GuestReport", "ReplicaReport"}
-    assert written <= of_all()["$defs"].keys()
+    announced = {"NodeAnnouncement", "GuestAnnouncement", "Event"}
+    assert written | announced <= of_all()["$defs"].keys()
     dumps(SCHEMAS)
