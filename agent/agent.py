@@ -1,12 +1,15 @@
 """One node's agent: follows the keyspace, keeps the guests that it owns replicated, receives those of others."""
 
 import asyncio
+from datetime import datetime
 
 import structlog
 from holdfast.agent.api import Api
 from holdfast.agent.config import AgentSettings
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
+from holdfast.agent.mqtt.announcer import Announcer
+from holdfast.agent.mqtt.publisher import Publisher
 from holdfast.agent.ports import Host, Volumes, Wire
 from holdfast.agent.report import Reporter
 from holdfast.agent.saved import FILE, Saved, load
@@ -17,6 +20,7 @@ from holdfast.agent.transfer.sender import Sender
 from holdfast.agent.trust import Trust
 from holdfast.agent.view import View
 from holdfast.coordinator.identity.credentials import Credentials
+from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.store.cache import Cache, Change
 from holdfast.coordinator.store.mark import mark_of
@@ -39,6 +43,7 @@ class Agent:
         wire: Wire,
         host: Host,
         credentials: Credentials | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -56,8 +61,11 @@ class Agent:
             self.cache.subscribe(keys.revoked, self._trust.on_change)
         scanner = Scanner(volumes, host)
         self._reporter = Reporter(settings.node, keys, store, self._view, scanner, host)
-        if credentials:
-            self._reporter.conditions = credentials.conditions
+        self._troubles = [source.conditions for source in (credentials, publisher) if source]
+        self._reporter.conditions = self._conditions
+        if publisher:
+            announcer = Announcer(settings.node, keys, self._view, publisher.outbox, host.now)
+            self._reporter.announce = announcer.announce
         self._context = Context(
             me=settings.node,
             view=self._view,
@@ -71,10 +79,14 @@ class Agent:
         self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)
         self.guests: dict[int, GuestWorker] = {}
         self._reporter.guests = lambda: self.guests
-        self.api = Api(self._context, self.guests, credentials, self._staleness)
+        self.api = Api(self._context, self.guests, credentials, self._staleness, self._conditions)
 
     def _staleness(self) -> float | None:
         return self.cache.staleness() if self.cache.synced.is_set() else None
+
+    def _conditions(self, now: datetime) -> tuple[Condition, ...]:
+        """What is wrong with the node itself."""
+        return tuple(condition for trouble in self._troubles for condition in trouble(now))
 
     def _on_change(self, change: Change) -> None:
         if change.new is None:

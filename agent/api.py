@@ -7,6 +7,7 @@ root's alone. `PATHS` is what `GET /openapi.json` describes.
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -45,12 +46,17 @@ class Api:
         guests: Mapping[int, GuestWorker],
         credentials: Credentials | None,
         staleness: Callable[[], float | None],
+        conditions: Callable[[datetime], tuple[Condition, ...]],
     ) -> None:
-        """`staleness`: seconds since etcd was last heard of; None before the keyspace has been read."""
+        """`staleness`: seconds since etcd was last heard of; None before the keyspace has been read.
+
+        `conditions`: what is wrong with the node itself.
+        """
         self._context = context
         self._guests = guests
         self._credentials = credentials
         self._staleness = staleness
+        self._conditions = conditions
 
     async def serve(self, address: str, port: int, socket: Path) -> None:
         """Until cancelled. A socket that cannot be made is said, and done without."""
@@ -88,7 +94,6 @@ class Api:
 
     async def _health(self, _: web.Request) -> web.Response:
         now, stale = self._context.host.now(), self._staleness()
-        conditions = self._credentials.conditions(now) if self._credentials else ()
         return _answer(
             Health(
                 node=self._context.me,
@@ -96,7 +101,7 @@ class Api:
                 now=now,
                 synced=stale is not None,
                 staleness=stale,
-                conditions=conditions,
+                conditions=self._conditions(now),
             )
         )
 

@@ -5,6 +5,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Self
 
+from holdfast.agent.mqtt.settings import MqttSettings
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Identity, Role
@@ -48,6 +49,8 @@ class AgentSettings(EtcdSettings):
     """The identity that writes them: a node's own may not write desired state."""
     storage_cfg: Path | None = None
     """On a node without Proxmox: a file to keep as the desired storages are, in storage.cfg's format."""
+    mqtt: MqttSettings | None = None
+    """A broker that is told what is reported."""
 
     @model_validator(mode="after")
     def _insecure_is_meant(self) -> Self:

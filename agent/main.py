@@ -13,6 +13,9 @@ from holdfast.agent.config import AgentSettings, InsecureRefused
 from holdfast.agent.host import LinuxHost
 from holdfast.agent.mirror.export import StorageExport
 from holdfast.agent.mirror.pve import PveMirror
+from holdfast.agent.mqtt.announcer import notice
+from holdfast.agent.mqtt.outbox import Outbox
+from holdfast.agent.mqtt.publisher import Publisher
 from holdfast.agent.ports import Host
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
 from holdfast.agent.transfer.tcp import TcpWire
@@ -21,6 +24,7 @@ from holdfast.coordinator import __version__
 from holdfast.coordinator.grouped import first
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.log import configure
+from holdfast.coordinator.model.announcement import Topics
 from holdfast.coordinator.planning.desired import describe
 from pydantic import ValidationError
 
@@ -46,8 +50,8 @@ def main(config: Path | None, verbose: bool) -> None:
     sys.exit(asyncio.run(_run(settings, credentials)))
 
 
-async def _serve(agent: Agent, settings: AgentSettings, host: Host) -> None:
-    """Until cancelled: the agent, and beside it what answers the command line and what reads Proxmox's files."""
+async def _serve(agent: Agent, settings: AgentSettings, host: Host, publisher: Publisher | None) -> None:
+    """Until cancelled: the agent; beside it what answers the command line, reads Proxmox's files, and speaks MQTT."""
     async with asyncio.TaskGroup() as group:
         group.create_task(agent.run())
         group.create_task(agent.api.serve(settings.listen, settings.api_port, settings.socket))
@@ -55,6 +59,8 @@ async def _serve(agent: Agent, settings: AgentSettings, host: Host) -> None:
             group.create_task(_mirror(settings, settings.mirror, host))
         if settings.storage_cfg is not None:
             group.create_task(StorageExport(agent.cache, settings.keyspace, settings.storage_cfg, host).run())
+        if publisher is not None:
+            group.create_task(publisher.run())
 
 
 async def _mirror(settings: AgentSettings, root: Path, host: Host) -> None:
@@ -63,16 +69,24 @@ async def _mirror(settings: AgentSettings, root: Path, host: Host) -> None:
         await PveMirror(store, settings.keyspace, settings.node, root, host=host).run()
 
 
+def _publisher(settings: AgentSettings, host: Host) -> Publisher | None:
+    if settings.mqtt is None:
+        return None
+    outbox = Outbox(notice(Topics(settings.cluster), settings.node, host.now))
+    return Publisher(settings.mqtt, f"holdfast-{settings.cluster}-{settings.node}", outbox)
+
+
 async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
     """0 after a stop that was asked for, 1 after a failure."""
     wire = TlsWire(credentials, settings.trusted) if credentials else TcpWire()
     if credentials is None:
         log.warning("without certificates: whoever reaches the ports can pose as any node", listen=settings.listen)
     host = LinuxHost(settings.state)
+    publisher = _publisher(settings, host)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        parts = Agent(settings, store, ZfsVolumes(host.now), wire, host, credentials)
-        agent = asyncio.create_task(_serve(parts, settings, host))
+        parts = Agent(settings, store, ZfsVolumes(host.now), wire, host, credentials, publisher)
+        agent = asyncio.create_task(_serve(parts, settings, host, publisher))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)
         try:

@@ -44,6 +44,8 @@ class Reporter:
         self.guests: Callable[[], Mapping[int, GuestWorker]] = dict
         self.conditions: Callable[[datetime], tuple[Condition, ...]] = lambda now: ()
         """What is wrong with the node itself."""
+        self.announce: Callable[[Mapping[str, bytes], Mapping[str, bytes]], None] = lambda before, said: None
+        """Takes what etcd has from us, and what is so now; it must not wait."""
 
     def changed(self) -> None:
         """There may be something new to say."""
@@ -62,6 +64,7 @@ class Reporter:
             except StoreError as error:
                 log.warning("reports are not written", error=str(error))
                 known = False
+                self.announce(self._written, self._say())
                 await asyncio.sleep(RETRY)
                 continue
             await self._pause()
@@ -89,6 +92,7 @@ class Reporter:
 
     async def _write(self) -> None:
         wanted = self._say()
+        self.announce(self._written, wanted)
         changes: list[Put | Delete] = [
             Put(key, value) for key, value in sorted(wanted.items()) if self._written.get(key) != value
         ]

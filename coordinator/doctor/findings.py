@@ -15,6 +15,8 @@ _NEVER_COMPACTED = 20_000
 """Revisions without a compaction, after which nobody compacts."""
 _DRIFT = 1.0
 _CA_SOON = timedelta(days=365)
+_MENDS = {"BrokerUnreachable": "correct mqtt in /etc/holdfast/agent.yaml; or start the broker"}
+"""Of a node's condition; of the others, all of its certificate, `holdfast renew`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def _agent(node: str, agent: AgentFacts) -> Iterator[Finding]:
         message = f"its clock is {abs(agent.clock_ahead):.1f} s {'ahead' if agent.clock_ahead > 0 else 'behind'}"
         yield Finding("ClockDrift", node, message, f"on {node}: chronyc tracking; chronyc makestep")
     for condition in agent.conditions:
-        yield Finding(condition.reason, node, condition.message, f"on {node}: holdfast renew")
+        mend = _MENDS.get(condition.reason, "holdfast renew")
+        yield Finding(condition.reason, node, condition.message, f"on {node}: {mend}")
     for other, why in sorted(agent.unreachable.items()):
         yield Finding("Unreachable", f"{node} to {other}", why, f"open TCP 7420 from {node} to {other}")
 

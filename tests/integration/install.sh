@@ -4,6 +4,7 @@ set -euo pipefail
 want=()
 command -v etcd >/dev/null || want+=(etcd-server)
 command -v etcdctl >/dev/null || want+=(etcd-client)
+command -v mosquitto >/dev/null || want+=(mosquitto)
 command -v openssl >/dev/null || want+=(openssl)
 [ ${#want[@]} -eq 0 ] && exit 0
 export DEBIAN_FRONTEND=noninteractive

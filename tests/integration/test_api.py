@@ -50,7 +50,7 @@ async def running(
     sender.transfers = [transfer]  # type: ignore[assignment]
     view = SimpleNamespace(desired=SimpleNamespace(nodes=dict(nodes or {})))
     context: Any = SimpleNamespace(me=name, host=host, sender=sender, view=view)
-    api = Api(context, {}, credentials, lambda: 0.5)
+    api = Api(context, {}, credentials, lambda: 0.5, credentials.conditions if credentials else lambda now: ())
     made = Running(free_port(), folder / "run" / "agent.sock")
     serving = asyncio.create_task(api.serve(HOST, made.port, made.socket))
     try:

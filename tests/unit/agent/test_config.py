@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 from holdfast.agent.config import AgentSettings, InsecureRefused
 from holdfast.agent.main import main
+from holdfast.agent.mqtt.settings import MqttSettings
 from holdfast.coordinator.identity.authority import Authority, certificate_pem, key_pem, new_key
 from holdfast.coordinator.identity.files import write
 from holdfast.coordinator.identity.identity import Identity, Role
@@ -64,3 +65,30 @@ def test_trusted_networks_are_exceptions_from_certificates(tmp_path: Path, monke
     monkeypatch.setenv("HOLDFAST_TRUSTED", "10.1.0.0/24, fd00::/64")
     settings = AgentSettings(node="pve1", endpoints=ETCD, **identity(tmp_path))
     assert [str(network) for network in settings.trusted] == ["10.1.0.0/24", "fd00::/64"]
+
+
+def test_a_broker_is_spoken_to_on_the_port_that_goes_with_tls_or_without() -> None:
+    assert MqttSettings(host="broker").at == ("broker", 1883)
+    assert MqttSettings(host="broker", ca=Path("ca.crt")).at == ("broker", 8883)
+    assert MqttSettings(host="broker", port=1).at == ("broker", 1)
+    MqttSettings(host="127.0.0.1", user="agents", password_file=Path("secret"))  # the clear ends on this machine
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "says"),
+    [
+        ({"user": "agents", "password_file": "secret"}, "password would cross the network in the clear"),
+        ({"user": "agents"}, "both user and password_file"),
+        ({"ca": "ca.crt", "cert": "n1.crt"}, "both cert and key"),
+        ({"cert": "n1.crt", "key": "n1.key"}, "needs ca"),
+        ({"password": "secret"}, "Extra inputs"),
+    ],
+)
+def test_half_of_what_a_broker_needs_is_wrong_usage(mqtt: dict[str, str], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        AgentSettings.model_validate({"node": "pve1", "mqtt": {"host": "broker", **mqtt}})
+
+
+def test_a_broker_can_be_named_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_MQTT", '{"host": "broker"}')
+    assert AgentSettings(node="pve1").mqtt == MqttSettings(host="broker")

@@ -95,6 +95,13 @@ def test_each_fault_is_one_finding(facts: Facts, reason: str) -> None:
     assert reasons(facts) == [reason]
 
 
+def test_a_condition_of_a_node_is_mended_by_what_mends_it() -> None:
+    conditions = tuple(Condition(reason=r, message="x") for r in ("CertificateExpires", "BrokerUnreachable"))
+    mends = [each.mend for each in findings(with_agent(conditions=conditions), NOW)]
+    assert mends[0] == "on pve1: holdfast renew"
+    assert "mqtt in /etc/holdfast/agent.yaml" in mends[1]
+
+
 def test_what_one_may_not_look_at_is_no_finding() -> None:
     assert reasons(replace(FACTS, wrong_roles=None, authority_until=None)) == []
 
