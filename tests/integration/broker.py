@@ -90,8 +90,8 @@ class Subscriber:
         self.heard: list[aiomqtt.Message] = []
 
     async def until(self, topic: str, holds: Callable[[bytes], bool] = lambda payload: True) -> aiomqtt.Message:
-        """The next message of a topic with such a payload, within 30 s; one that was heard before counts too."""
-        async with asyncio.timeout(30):
+        """The next message of a topic with such a payload, within a minute; one that was heard before counts too."""
+        async with asyncio.timeout(60):
             for message in self.heard:
                 if _fits(message, topic, holds):
                     return message

@@ -31,6 +31,7 @@ from integration.etcd_cluster import Authority, EtcdCluster, free_port
 from integration.watcher import until
 
 COMMAND = Path(sys.executable).parent / "holdfast-agent"
+pytestmark = pytest.mark.timeout(180)  # an agent takes two seconds of CPU to start
 
 
 @pytest.fixture
@@ -281,7 +282,7 @@ async def reported(store: EtcdStore, key: str) -> bytes:
     async def there() -> bool:
         return await store.get(key) is not None
 
-    await until(there, 30)
+    await until(there, 60)
     found = await store.get(key)
     assert found
     return found.value
