@@ -97,7 +97,7 @@ class Agent:
     def _admit(self, listing: Listing) -> None:
         if self._mark:
             meta = next((item for item in listing.items if item.key == self._meta), None)
-            self._mark.check(meta, listing.revision)
+            self._mark.check(meta, listing.revision, FILE)
 
     async def run(self) -> None:
         """Until cancelled; whatever runs then is stopped and its children are reaped."""

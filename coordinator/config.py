@@ -100,3 +100,5 @@ class CoordinatorSettings(EtcdSettings):
 
     name: NodeName = Field(default_factory=lambda: socket.gethostname().partition(".")[0])
     """Under which it leads; written into every owner that it creates."""
+    state: Path = Path("/var/lib/holdfast-coordinator")
+    """Where it keeps which keyspace it decided in."""

@@ -10,9 +10,10 @@ import click
 import structlog
 import yaml
 from holdfast.coordinator import __version__
-from holdfast.coordinator.clock import Clock, SystemClock
 from holdfast.coordinator.config import CoordinatorSettings
 from holdfast.coordinator.grouped import first
+from holdfast.coordinator.host import Host, LinuxHost
+from holdfast.coordinator.kept_mark import KeptMark
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.owners import KeyspaceRefused, Owners
 from holdfast.coordinator.planning.desired import describe
@@ -29,15 +30,18 @@ LEADER_TTL = 10.0
 
 
 async def coordinate(
-    store: Store, settings: CoordinatorSettings, clock: Clock, new_uuid: Callable[[], uuid.UUID] = uuid.uuid4
+    store: Store, settings: CoordinatorSettings, host: Host, new_uuid: Callable[[], uuid.UUID] = uuid.uuid4
 ) -> None:
     """Stand for election and, while elected, decide; until cancelled. Raises what makes going on impossible."""
     keyspace = settings.keyspace
-    cache = Cache(store, keyspace.root, clock=clock.monotonic)
-    owners = Owners(store, cache, keyspace, settings.name, clock, new_uuid)
-    election = Election(store, keyspace.leader, settings.name, ttl=LEADER_TTL, clock=clock.monotonic)
+    kept = KeptMark(host, keyspace)
+    cache = Cache(store, keyspace.root, clock=host.monotonic, admit=kept.admit)
+    owners = Owners(store, cache, keyspace, settings.name, host, new_uuid)
+    election = Election(store, keyspace.leader, settings.name, ttl=LEADER_TTL, clock=host.monotonic)
     async with asyncio.TaskGroup() as group:
+        group.create_task(kept.keep(cache))
         group.create_task(cache.run())
+        await cache.synced.wait()  # whoever may not decide in this keyspace does not stand
         group.create_task(election.run(owners.lead))
 
 
@@ -45,7 +49,7 @@ async def serve(settings: CoordinatorSettings) -> None:
     """Run until SIGTERM or SIGINT; a leader gives its place up at once."""
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        running = asyncio.create_task(coordinate(store, settings, SystemClock()))
+        running = asyncio.create_task(coordinate(store, settings, LinuxHost(settings.state)))
 
         def stop() -> None:
             notify("STOPPING=1")
@@ -66,7 +70,7 @@ async def serve(settings: CoordinatorSettings) -> None:
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML: endpoints, cluster, ca, cert, key, user, password_file, name. "
+    help="YAML: endpoints, cluster, ca, cert, key, user, password_file, name, state. "
     "The environment (HOLDFAST_ENDPOINTS ...) overrides it.",
 )
 @click.version_option(__version__, prog_name="holdfast-coordinator")

@@ -80,7 +80,8 @@ def tell_logs(lab: Lab) -> None:
 def coordinator(lab: Lab) -> Iterator[None]:
     """Holdfast's coordinator beside etcd, as long as the block runs."""
     with (lab.folder / "coordinator.log").open("w") as log:
-        process = subprocess.Popen(["holdfast-coordinator"], env=environment(), stderr=log, stdin=subprocess.DEVNULL)
+        ours = environment() | {"HOLDFAST_STATE": str(lab.folder / "coordinator")}
+        process = subprocess.Popen(["holdfast-coordinator"], env=ours, stderr=log, stdin=subprocess.DEVNULL)
         try:
             yield
         finally:

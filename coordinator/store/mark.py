@@ -21,8 +21,11 @@ class Mark(Record):
     revision: Annotated[int, Field(ge=1)]
     """Of etcd."""
 
-    def check(self, meta: KeyValue | None, revision: int) -> None:
-        """WentBack if `meta`, and the revision of etcd, are an older keyspace's or another cluster's."""
+    def check(self, meta: KeyValue | None, revision: int, file: str) -> None:
+        """WentBack if `meta`, and the revision of etcd, are an older keyspace's or another cluster's.
+
+        `file`: where this mark is kept.
+        """
         found = mark_of(meta, revision)
         restored = (
             "If etcd was restored from a backup and is to be gone on from, stop Holdfast on all nodes, raise "
@@ -31,7 +34,7 @@ class Mark(Record):
         if meta is None or (found and found.cluster_uuid != self.cluster_uuid):
             other = f"{found.cluster_uuid}'s" if found else "one without `meta`"
             refusal = f"it is {other}, this node has worked for {self.cluster_uuid}"
-            advice = "If this node is to work for it from now on, remove last-good.json from its state folder"
+            advice = f"If this node is to work for it from now on, remove {file} from its state folder"
         elif found and found.generation < self.generation:
             refusal = f"it is of generation {found.generation}, this node has worked under {self.generation}"
             advice = restored

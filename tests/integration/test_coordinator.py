@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from holdfast.coordinator.clock import SystemClock
+from holdfast.coordinator.kept_mark import FILE
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.node import Node
@@ -22,6 +25,7 @@ from holdfast.coordinator.owners import Owners
 from holdfast.coordinator.store.cache import Cache
 from holdfast.coordinator.store.client import EtcdStore
 from holdfast.coordinator.store.election import Election, Leadership
+from holdfast.coordinator.store.mark import Mark
 from integration.etcd_cluster import EtcdCluster
 
 COMMAND = Path(sys.executable).parent / "holdfast-coordinator"
@@ -34,13 +38,14 @@ def keys(prefix: str) -> Keyspace:
 
 
 @pytest.fixture
-async def start(etcd: EtcdCluster, keys: Keyspace) -> AsyncIterator[Start]:
+async def start(etcd: EtcdCluster, keys: Keyspace, tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a coordinator; whatever still runs at the end is killed."""
     children: list[asyncio.subprocess.Process] = []
 
     async def begin(name: str, *args: str, **environment: str) -> asyncio.subprocess.Process:
         endpoints = ",".join(f"http://{endpoint}" for endpoint in etcd.endpoints)
         here = {"HOLDFAST_ENDPOINTS": endpoints, "HOLDFAST_CLUSTER": keys.cluster, "HOLDFAST_NAME": name}
+        here["HOLDFAST_STATE"] = str(tmp_path / "state" / name)
         child = await asyncio.create_subprocess_exec(
             COMMAND, *args, env={**os.environ, **here, **environment}, stderr=asyncio.subprocess.PIPE
         )
@@ -154,6 +159,45 @@ async def test_a_keyspace_of_a_newer_format_is_refused(start: Start, store: Etcd
         _, log = await child.communicate()
     assert child.returncode == 1
     assert "is of format 2, this version knows 1" in json.loads(log.splitlines()[-1])["reason"]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("left", "says"), [("nothing", "it is one without `meta`"), ("a backup", "this node has seen .*raise `generation`")]
+)
+async def test_an_etcd_that_was_lost_or_restored_is_not_decided_in(
+    start: Start, own_etcd: EtcdCluster, own_store: EtcdStore, keys: Keyspace, tmp_path: Path, left: str, says: str
+) -> None:
+    """Else owners would be named anew, with epochs that begin again at 1."""
+    there = {"HOLDFAST_ENDPOINTS": f"http://{own_etcd.endpoints[0]}"}
+    backup, kept = tmp_path / "backup", tmp_path / "state" / "w1" / FILE
+    first = await start("w1", **there)
+    await until(own_store, keys.meta)
+    await asyncio.to_thread(own_etcd.kill9, 0)
+    await asyncio.to_thread(shutil.copytree, own_etcd.data(), backup)
+    await asyncio.to_thread(own_etcd.start_all)
+    await desire(own_store, keys, g101="alpha")
+    await until(own_store, keys.owner(101))
+    owned = await own_store.get(keys.owner(101))
+    assert owned
+    async with asyncio.timeout(60):
+        while not kept.exists() or Mark.model_validate_json(kept.read_bytes()).revision < owned.mod_revision:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    first.kill()
+
+    own_etcd.kill9(0)
+    await asyncio.to_thread(shutil.rmtree, own_etcd.data())
+    if left == "a backup":
+        await asyncio.to_thread(shutil.copytree, backup, own_etcd.data())
+    await asyncio.to_thread(own_etcd.start_all)
+    async with EtcdStore(own_etcd.endpoints) as restored:
+        await desire(restored, keys, g102="alpha")
+        second = await start("w1", **there)
+        async with asyncio.timeout(60):
+            _, log = await second.communicate()
+        assert second.returncode == 1
+        assert re.search(says, json.loads(log.splitlines()[-1])["reason"])
+        assert await restored.get(keys.owner(102)) is None
 
 
 async def test_systemd_is_told_of_the_start_and_the_stop(start: Start, tmp_path: Path) -> None:

@@ -449,7 +449,8 @@ async def test_agents_and_a_coordinator_work_with_their_own_identities_and_the_d
                 environment |= {"HOLDFAST_STATE": str(folder / "state")}
                 (folder / "state").mkdir()
                 stack.enter_context(daemon("holdfast-agent", folder / "agent.yaml", environment))
-            stack.enter_context(daemon("holdfast-coordinator", tmp_path / "coordinator.yaml", {}))
+            state = {"HOLDFAST_STATE": str(tmp_path / "coordinator")}
+            stack.enter_context(daemon("holdfast-coordinator", tmp_path / "coordinator.yaml", state))
             async with asyncio.timeout(40):
                 while not {KEYS.agent(name) for name in nodes} <= {i.key for i in (await store.list(ROOT)).items}:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)

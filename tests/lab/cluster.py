@@ -49,10 +49,12 @@ class Cluster:
         """With an empty etcd, this checkout's code, and the nodes and the storage applied."""
         self._coordinator.end()
         self.lab.etcd.kill9()
-        shutil.rmtree(self.lab.folder / "etcd", ignore_errors=True)
+        for before in ("etcd", "coordinator"):
+            shutil.rmtree(self.lab.folder / before, ignore_errors=True)
         self.lab.start_etcd()
         settings = self.lab.folder / "coordinator.yaml"
-        settings.write_text(json.dumps({"name": "witness", "endpoints": [f"http://{self.lab.etcd.endpoint}"]}))
+        mine = {"name": "witness", "state": str(self.lab.folder / "coordinator")}
+        settings.write_text(json.dumps({**mine, "endpoints": [f"http://{self.lab.etcd.endpoint}"]}))
         self._coordinator.start(self.lab.network.command([str(COORDINATOR), "--config", str(settings)]))
         documents: list[dict[str, Any]] = [
             {"kind": "Storage", "name": "local-zfs", "spec": {"type": "zfspool", "properties": {"pool": "tank"}}}

@@ -23,7 +23,7 @@ from .schedule import GuestSpec, Schedule
 from .store import Service, SimStore
 from .volumes import SimVolumes
 from .wire import Network, SimWire
-from .world import TXG, Machine, SimHost, World
+from .world import TXG, Machine, SimHost, WitnessHost, World
 from .zfs import Audit, Storage
 
 KEYS = Keyspace()
@@ -166,7 +166,7 @@ class Cluster:
         if not machine.powered or (running is not None and running.alive):
             return
         store = SimStore(self.service, machine, "decide" if name in self.witnesses else "report")
-        host = SimHost(self.world, machine)
+        host = (WitnessHost if name in self.witnesses else SimHost)(self.world, machine)
         if name in self.witnesses:
             rng = random.Random(f"{self.schedule.seed} {name}")
             made = coordinate(

@@ -28,14 +28,14 @@ def test_an_older_or_foreign_keyspace_is_refused_with_the_way_on(
     found: KeyValue | None, revision: int, why: str
 ) -> None:
     with pytest.raises(WentBack, match=why):
-        SEEN.check(found, revision)
+        SEEN.check(found, revision, "last-good.json")
 
 
 @pytest.mark.parametrize(
     ("found", "revision"), [(meta(), 100), (meta(generation=3), 7), (KeyValue("meta", b"{", 1, 1, 1), 100)]
 )
 def test_the_same_one_and_one_that_was_rebuilt_on_purpose_are_taken(found: KeyValue, revision: int) -> None:
-    SEEN.check(found, revision)
+    SEEN.check(found, revision, "last-good.json")
 
 
 def test_a_mark_is_made_of_what_can_be_read() -> None:
