@@ -69,8 +69,7 @@ def renew(force: bool, folder: Path) -> None:
             signed = client.renew(*_authority(machine), credentials, key)
             machine.keep(role, signed.certificates[role].encode(), key)
             until = x509.load_pem_x509_certificate(signed.certificates[role].encode()).not_valid_after_utc
-            hint = "; restart holdfast-coordinator, which reads it at its start" if role is Role.COORDINATOR else ""
-            click.echo(f"{role}: renewed until {until:%Y-%m-%d}{hint}")
+            click.echo(f"{role}: renewed until {until:%Y-%m-%d}")
         except (EnrolmentFailed, OSError, ValueError) as error:
             failed.append(f"{role}: {error}")
     if failed:

@@ -16,8 +16,8 @@ from holdfast.coordinator.identity.files import write
 from holdfast.coordinator.identity.identity import Role
 
 DEFAULT = Path("/etc/holdfast")
-_RUN = Path("/run/credentials/holdfast-coordinator.service")
-"""Where systemd puts what the coordinator's unit loads for it (LoadCredential=): its user cannot read our files."""
+_USERS = {Role.MEMBER: "etcd", Role.COORDINATOR: "holdfast-coordinator"}
+"""As whom runs what is not root, and reads its key (systemd/sysusers.conf)."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,9 +83,9 @@ class Machine:
         pem = certificate_pem(certificate) if isinstance(certificate, x509.Certificate) else certificate
         write(self.key(role), key_pem(key), private=True)
         write(self.certificate(role), pem)
-        if role is Role.MEMBER:
-            with contextlib.suppress(KeyError, PermissionError):  # no etcd here, or it runs as somebody else
-                os.chown(self.key(role), pwd.getpwnam("etcd").pw_uid, -1)
+        if user := _USERS.get(role):
+            with contextlib.suppress(KeyError, PermissionError):  # it does not run here, or as somebody else
+                os.chown(self.key(role), pwd.getpwnam(user).pw_uid, -1)
 
     def write_settings(self, name: str, cluster: str, endpoints: tuple[str, ...]) -> list[Path]:
         """Settings for each role that is here, where there are none yet; the files that were written."""
@@ -97,8 +97,7 @@ class Machine:
                 mirror = {"mirror_cert": str(self.certificate(Role.MIRROR)), "mirror_key": str(self.key(Role.MIRROR))}
                 wanted["agent.yaml"] |= mirror | {"mirror": "/etc/pve"}
         if self.has(Role.COORDINATOR):
-            loaded = {"cert": str(_RUN / "coordinator.crt"), "key": str(_RUN / "coordinator.key")}
-            wanted["coordinator.yaml"] = shared | loaded | {"name": name}
+            wanted["coordinator.yaml"] = shared | self._own(Role.COORDINATOR) | {"name": name}
         if self.has(Role.OPERATOR):
             wanted["operator.yaml"] = shared | self._own(Role.OPERATOR)
         written = []

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from holdfast.agent.config import AgentSettings
+from holdfast.coordinator.cli import machine
+from holdfast.coordinator.identity.authority import new_key
 from holdfast.coordinator.identity.authority_files import AuthorityFiles
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.model.keyspace import Keyspace
@@ -335,6 +337,48 @@ def test_a_certificate_is_renewed_when_it_expires_soon_or_by_force(
     assert serial(there / "pki" / "node.crt") != before
 
 
+@pytest.mark.timeout(180)
+async def test_a_coordinator_goes_on_with_its_renewed_certificate_without_a_restart(
+    cluster: SecuredCluster, port: int, tmp_path: Path
+) -> None:
+    await forget(cluster)
+    there = tmp_path / "w2"
+    cluster.ok("join", "w2", token(cluster, port, "w2", "--witness"), folder=there)
+    log = there / "holdfast-coordinator.log"
+    state = {"HOLDFAST_STATE": str(tmp_path / "state")}
+    with daemon("holdfast-coordinator", there / "coordinator.yaml", state):
+        async with store_of(cluster, Role.OPERATOR) as store, asyncio.timeout(90):
+            while (leader := await store.get(KEYS.leader)) is None or leader.value != b"w2":  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+            await asyncio.to_thread(cluster.ok, "renew", "--force", folder=there)
+            while "etcd.certificates_read" not in await asyncio.to_thread(log.read_text):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+            await store.put(KEYS.desired("nodes", "pve1"), b'{"address": "127.0.0.1"}')
+            await store.put(KEYS.desired("guests", 777), b'{"type": "qemu", "node": "pve1"}')
+            while (owner := await store.get(KEYS.owner(777))) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+            assert b'"by":"w2"' in owner.value
+            await store.delete(KEYS.desired("guests", 777))
+            assert (await store.get(KEYS.leader)) == leader, "the same term"
+    async with store_of(cluster, Role.ADMIN) as store:
+        await store.delete(KEYS.owner(777))
+    await forget(cluster)
+
+
+def test_the_coordinators_key_belongs_to_the_user_of_its_unit(
+    tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = pytestconfig.rootpath / "systemd"
+    user = machine._USERS[Role.COORDINATOR]
+    assert f"\nUser={user}\n" in (units / "holdfast-coordinator.service").read_text()
+    assert f"\nu {user} " in (units / "sysusers.conf").read_text()
+    monkeypatch.setitem(machine._USERS, Role.COORDINATOR, "nobody")
+    there, key = machine.Machine(tmp_path), new_key()
+    there.keep(Role.COORDINATOR, b"", key)
+    assert there.key(Role.COORDINATOR).owner() == "nobody"
+    assert stat.S_IMODE(there.key(Role.COORDINATOR).stat().st_mode) == 0o600
+
+
 async def test_a_revoked_node_is_refused_by_etcd_at_once_and_is_not_renewed(
     cluster: SecuredCluster, port: int, tmp_path: Path
 ) -> None:
@@ -432,10 +476,6 @@ async def test_agents_and_a_coordinator_work_with_their_own_identities_and_the_d
     await forget(cluster)
     there = tmp_path / "alpha"
     cluster.ok("join", "alpha", token(cluster, port, "alpha"), folder=there)
-    coordinator = yaml.safe_load((cluster.folder / "coordinator.yaml").read_text())
-    pki = cluster.folder / "pki"
-    coordinator |= {"cert": str(pki / "coordinator.crt"), "key": str(pki / "coordinator.key")}
-    (tmp_path / "coordinator.yaml").write_text(yaml.safe_dump(coordinator))
     nodes: dict[str, tuple[Path, int, int]] = {
         name: (folder, free_port(), free_port()) for name, folder in (("pve1", cluster.folder), ("alpha", there))
     }
@@ -450,7 +490,7 @@ async def test_agents_and_a_coordinator_work_with_their_own_identities_and_the_d
                 (folder / "state").mkdir()
                 stack.enter_context(daemon("holdfast-agent", folder / "agent.yaml", environment))
             state = {"HOLDFAST_STATE": str(tmp_path / "coordinator")}
-            stack.enter_context(daemon("holdfast-coordinator", tmp_path / "coordinator.yaml", state))
+            stack.enter_context(daemon("holdfast-coordinator", cluster.folder / "coordinator.yaml", state))
             async with asyncio.timeout(40):
                 while not {KEYS.agent(name) for name in nodes} <= {i.key for i in (await store.list(ROOT)).items}:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)
