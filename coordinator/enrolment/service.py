@@ -33,7 +33,7 @@ B = TypeVar("B", bound=BaseModel)
 
 
 class Service:
-    """HTTP handlers over one authority's folder."""
+    """HTTP handlers over one authority's folder, whose files are synced: they are read and written off the loop."""
 
     def __init__(self, folder: Path, now: Callable[[], datetime]) -> None:
         self._files = AuthorityFiles(folder)
@@ -66,26 +66,27 @@ class Service:
             await runner.cleanup()
 
     async def _authority(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._files.certificate, content_type="application/x-pem-file")
+        return web.Response(
+            body=await asyncio.to_thread(lambda: self._files.certificate), content_type="application/x-pem-file"
+        )
 
     async def _roles(self, request: web.Request) -> web.Response:
         asked = await _body(request, Roles)
-        invited = self._invited(request, asked.secret, self._tokens.look)
+        invited = await self._invited(request, asked.secret, self._tokens.look)
         return _json(Invitation(name=invited.name, roles=invited.roles))
 
     async def _join(self, request: web.Request) -> web.Response:
         asked = await _body(request, Join)
-        invited = self._invited(request, asked.secret, self._tokens.look)
+        invited = await self._invited(request, asked.secret, self._tokens.look)
         if set(asked.requests) != set(invited.roles):
             raise web.HTTPBadRequest(text=f"the token is for {', '.join(invited.roles)}, no more and no less")
         keys = {role: _key(pem) for role, pem in asked.requests.items()}
-        self._invited(request, asked.secret, self._tokens.take)
+        await self._invited(request, asked.secret, self._tokens.take)
         signed = {
-            role: self._files.issue(Identity(invited.name, role), key, self._now(), addresses=invited.addresses)
-            for role, key in keys.items()
+            role: await self._issue(Identity(invited.name, role), key, invited.addresses) for role, key in keys.items()
         }
         log.info("joined", name=invited.name, roles=[*signed], peer=request.remote)
-        return self._answer(signed, invited.cluster, invited.endpoints)
+        return await self._answer(signed, invited.cluster, invited.endpoints)
 
     async def _renew(self, request: web.Request) -> web.Response:
         tls = request.transport.get_extra_info("ssl_object") if request.transport else None
@@ -95,7 +96,7 @@ class Service:
                 text="renewing needs the certificate that is to be renewed; join anew: holdfast join"
             )
         certificate = x509.load_der_x509_certificate(shown)
-        revoked = Revocations.read(self._files.revocation_list, self._files.load().certificate)
+        revoked = await asyncio.to_thread(self._revocations)
         try:
             identity = check_peer(certificate, revoked, _RENEWABLE)
         except Untrusted as error:
@@ -103,20 +104,30 @@ class Service:
             raise web.HTTPForbidden(text=str(error)) from None
         asked = await _body(request, Renew)
         addresses = _addresses(certificate, identity)
-        made = self._files.issue(identity, _key(asked.request), self._now(), addresses=addresses)
+        made = await self._issue(identity, _key(asked.request), addresses)
         log.info("renewed", name=identity.name, role=identity.role, peer=request.remote)
-        return self._answer({identity.role: made}, "", ())
+        return await self._answer({identity.role: made}, "", ())
 
-    def _invited(self, request: web.Request, secret: str, use: Callable[[str, datetime], Invited]) -> Invited:
+    def _revocations(self) -> Revocations:
+        return Revocations.read(self._files.revocation_list, self._files.load().certificate)
+
+    async def _issue(
+        self, identity: Identity, key: ec.EllipticCurvePublicKey, addresses: tuple[str, ...]
+    ) -> x509.Certificate:
+        return await asyncio.to_thread(self._files.issue, identity, key, self._now(), addresses=addresses)
+
+    async def _invited(self, request: web.Request, secret: str, use: Callable[[str, datetime], Invited]) -> Invited:
         try:
-            return use(secret, self._now())
+            return await asyncio.to_thread(use, secret, self._now())
         except BadToken as error:
             log.warning("a token was refused", peer=request.remote, error=str(error))
             raise web.HTTPForbidden(text=str(error)) from None
 
-    def _answer(self, signed: dict[Role, x509.Certificate], cluster: str, endpoints: tuple[str, ...]) -> web.Response:
+    async def _answer(
+        self, signed: dict[Role, x509.Certificate], cluster: str, endpoints: tuple[str, ...]
+    ) -> web.Response:
         texts = {role: certificate_pem(made).decode() for role, made in signed.items()}
-        revoked = self._files.revocation_list.decode()
+        revoked = (await asyncio.to_thread(lambda: self._files.revocation_list)).decode()
         return _json(Certificates(certificates=texts, revoked=revoked, cluster=cluster, endpoints=endpoints))
 
 
