@@ -31,7 +31,11 @@ log = structlog.get_logger()
 
 PATHS = (
     Described("/v1/health", "That the agent runs, and what is wrong with its node.", Health),
-    Described("/v1/reach", "The nodes whose agents it cannot reach; it connects to all of them.", Reach),
+    Described(
+        "/v1/reach",
+        "The nodes whose agents it cannot reach, or that do not take it for who it is; it asks all of them.",
+        Reach,
+    ),
     Described("/v1/progress", "The streams that this node is sending.", Progress),
     Described("/v1/plan", "What it would do next for the guests that it owns.", Plan, query=("vmid",)),
 )
@@ -114,7 +118,7 @@ class Api:
     async def _try(self, name: str, node: Node) -> str | None:
         try:
             async with asyncio.timeout(_REACH):
-                await self._context.sender.reach(name, node)
+                await self._context.sender.reach(node, name, self._context.me, self._context.view.generation or 1)
         except (WireError, Refused) as error:
             return str(error)
         except TimeoutError:

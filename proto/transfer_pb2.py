@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0etransfer.proto\x12\x11holdfast.transfer\"F\n\x05\x43laim\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04vmid\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"\xbc\x02\n\x07Request\x12\'\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x18.holdfast.transfer.Claim\x12\x38\n\tinventory\x18\x02 \x01(\x0b\x32#.holdfast.transfer.InventoryRequestH\x00\x12.\n\x04send\x18\x03 \x01(\x0b\x32\x1e.holdfast.transfer.SendRequestH\x00\x12\x32\n\x06\x63ommit\x18\x04 \x01(\x0b\x32 .holdfast.transfer.CommitRequestH\x00\x12\x30\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x1f.holdfast.transfer.AbortRequestH\x00\x12\x30\n\x05\x61side\x18\x06 \x01(\x0b\x32\x1f.holdfast.transfer.AsideRequestH\x00\x42\x06\n\x04what\"Z\n\x06\x41nswer\x12\x0f\n\x07refused\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\tinventory\x18\x03 \x01(\x0b\x32\x1c.holdfast.transfer.Inventory\"$\n\x10InventoryRequest\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\"V\n\tInventory\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06points\x18\x02 \x03(\x0c\x12*\n\x07volumes\x18\x03 \x03(\x0b\x32\x19.holdfast.transfer.Volume\"\x87\x01\n\x06Volume\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04ours\x18\x02 \x01(\x08\x12\r\n\x05guids\x18\x03 \x03(\x06\x12\x0f\n\x07written\x18\x04 \x01(\x04\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x13\n\x0bresume_guid\x18\x06 \x01(\x06\x12\x13\n\x0bresume_base\x18\x07 \x01(\x06\"}\n\x0bSendRequest\x12\x0c\n\x04\x64isk\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\t\x12\x0c\n\x04guid\x18\x04 \x01(\x06\x12\x11\n\tbase_guid\x18\x05 \x01(\x06\x12\x0e\n\x06resume\x18\x06 \x01(\x08\x12\x0c\n\x04kind\x18\x07 \x01(\t\"&\n\x06Result\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\t\x12\x0c\n\x04guid\x18\x02 \x01(\x06\"\xca\x01\n\rCommitRequest\x12\r\n\x05point\x18\x01 \x01(\x0c\x12\x12\n\ndefinition\x18\x02 \x01(\t\x12\x44\n\nproperties\x18\x03 \x03(\x0b\x32\x30.holdfast.transfer.CommitRequest.PropertiesEntry\x1aP\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.holdfast.transfer.Properties:\x02\x38\x01\"s\n\nProperties\x12\x37\n\x05local\x18\x01 \x03(\x0b\x32(.holdfast.transfer.Properties.LocalEntry\x1a,\n\nLocalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x0c\x41\x62ortRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04guid\x18\x02 \x01(\x06\"\x1f\n\x0c\x41sideRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0etransfer.proto\x12\x11holdfast.transfer\"F\n\x05\x43laim\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04vmid\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"\xee\x02\n\x07Request\x12\'\n\x05\x63laim\x18\x01 \x01(\x0b\x32\x18.holdfast.transfer.Claim\x12\x38\n\tinventory\x18\x02 \x01(\x0b\x32#.holdfast.transfer.InventoryRequestH\x00\x12.\n\x04send\x18\x03 \x01(\x0b\x32\x1e.holdfast.transfer.SendRequestH\x00\x12\x32\n\x06\x63ommit\x18\x04 \x01(\x0b\x32 .holdfast.transfer.CommitRequestH\x00\x12\x30\n\x05\x61\x62ort\x18\x05 \x01(\x0b\x32\x1f.holdfast.transfer.AbortRequestH\x00\x12\x30\n\x05\x61side\x18\x06 \x01(\x0b\x32\x1f.holdfast.transfer.AsideRequestH\x00\x12\x30\n\x05hello\x18\x07 \x01(\x0b\x32\x1f.holdfast.transfer.HelloRequestH\x00\x42\x06\n\x04what\"Z\n\x06\x41nswer\x12\x0f\n\x07refused\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12/\n\tinventory\x18\x03 \x01(\x0b\x32\x1c.holdfast.transfer.Inventory\"\x0e\n\x0cHelloRequest\"$\n\x10InventoryRequest\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\"V\n\tInventory\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x0e\n\x06points\x18\x02 \x03(\x0c\x12*\n\x07volumes\x18\x03 \x03(\x0b\x32\x19.holdfast.transfer.Volume\"\x87\x01\n\x06Volume\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04ours\x18\x02 \x01(\x08\x12\r\n\x05guids\x18\x03 \x03(\x06\x12\x0f\n\x07written\x18\x04 \x01(\x04\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x13\n\x0bresume_guid\x18\x06 \x01(\x06\x12\x13\n\x0bresume_base\x18\x07 \x01(\x06\"}\n\x0bSendRequest\x12\x0c\n\x04\x64isk\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x10\n\x08snapshot\x18\x03 \x01(\t\x12\x0c\n\x04guid\x18\x04 \x01(\x06\x12\x11\n\tbase_guid\x18\x05 \x01(\x06\x12\x0e\n\x06resume\x18\x06 \x01(\x08\x12\x0c\n\x04kind\x18\x07 \x01(\t\"&\n\x06Result\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\t\x12\x0c\n\x04guid\x18\x02 \x01(\x06\"\xca\x01\n\rCommitRequest\x12\r\n\x05point\x18\x01 \x01(\x0c\x12\x12\n\ndefinition\x18\x02 \x01(\t\x12\x44\n\nproperties\x18\x03 \x03(\x0b\x32\x30.holdfast.transfer.CommitRequest.PropertiesEntry\x1aP\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.holdfast.transfer.Properties:\x02\x38\x01\"s\n\nProperties\x12\x37\n\x05local\x18\x01 \x03(\x0b\x32(.holdfast.transfer.Properties.LocalEntry\x1a,\n\nLocalEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"-\n\x0c\x41\x62ortRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04guid\x18\x02 \x01(\x06\"\x1f\n\x0c\x41sideRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,29 +38,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIM']._serialized_start=37
   _globals['_CLAIM']._serialized_end=107
   _globals['_REQUEST']._serialized_start=110
-  _globals['_REQUEST']._serialized_end=426
-  _globals['_ANSWER']._serialized_start=428
-  _globals['_ANSWER']._serialized_end=518
-  _globals['_INVENTORYREQUEST']._serialized_start=520
-  _globals['_INVENTORYREQUEST']._serialized_end=556
-  _globals['_INVENTORY']._serialized_start=558
-  _globals['_INVENTORY']._serialized_end=644
-  _globals['_VOLUME']._serialized_start=647
-  _globals['_VOLUME']._serialized_end=782
-  _globals['_SENDREQUEST']._serialized_start=784
-  _globals['_SENDREQUEST']._serialized_end=909
-  _globals['_RESULT']._serialized_start=911
-  _globals['_RESULT']._serialized_end=949
-  _globals['_COMMITREQUEST']._serialized_start=952
-  _globals['_COMMITREQUEST']._serialized_end=1154
-  _globals['_COMMITREQUEST_PROPERTIESENTRY']._serialized_start=1074
-  _globals['_COMMITREQUEST_PROPERTIESENTRY']._serialized_end=1154
-  _globals['_PROPERTIES']._serialized_start=1156
-  _globals['_PROPERTIES']._serialized_end=1271
-  _globals['_PROPERTIES_LOCALENTRY']._serialized_start=1227
-  _globals['_PROPERTIES_LOCALENTRY']._serialized_end=1271
-  _globals['_ABORTREQUEST']._serialized_start=1273
-  _globals['_ABORTREQUEST']._serialized_end=1318
-  _globals['_ASIDEREQUEST']._serialized_start=1320
-  _globals['_ASIDEREQUEST']._serialized_end=1351
+  _globals['_REQUEST']._serialized_end=476
+  _globals['_ANSWER']._serialized_start=478
+  _globals['_ANSWER']._serialized_end=568
+  _globals['_HELLOREQUEST']._serialized_start=570
+  _globals['_HELLOREQUEST']._serialized_end=584
+  _globals['_INVENTORYREQUEST']._serialized_start=586
+  _globals['_INVENTORYREQUEST']._serialized_end=622
+  _globals['_INVENTORY']._serialized_start=624
+  _globals['_INVENTORY']._serialized_end=710
+  _globals['_VOLUME']._serialized_start=713
+  _globals['_VOLUME']._serialized_end=848
+  _globals['_SENDREQUEST']._serialized_start=850
+  _globals['_SENDREQUEST']._serialized_end=975
+  _globals['_RESULT']._serialized_start=977
+  _globals['_RESULT']._serialized_end=1015
+  _globals['_COMMITREQUEST']._serialized_start=1018
+  _globals['_COMMITREQUEST']._serialized_end=1220
+  _globals['_COMMITREQUEST_PROPERTIESENTRY']._serialized_start=1140
+  _globals['_COMMITREQUEST_PROPERTIESENTRY']._serialized_end=1220
+  _globals['_PROPERTIES']._serialized_start=1222
+  _globals['_PROPERTIES']._serialized_end=1337
+  _globals['_PROPERTIES_LOCALENTRY']._serialized_start=1293
+  _globals['_PROPERTIES_LOCALENTRY']._serialized_end=1337
+  _globals['_ABORTREQUEST']._serialized_start=1339
+  _globals['_ABORTREQUEST']._serialized_end=1384
+  _globals['_ASIDEREQUEST']._serialized_start=1386
+  _globals['_ASIDEREQUEST']._serialized_end=1417
 # @@protoc_insertion_point(module_scope)

@@ -18,20 +18,22 @@ class Claim(_message.Message):
     def __init__(self, node: _Optional[str] = ..., vmid: _Optional[int] = ..., epoch: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("claim", "inventory", "send", "commit", "abort", "aside")
+    __slots__ = ("claim", "inventory", "send", "commit", "abort", "aside", "hello")
     CLAIM_FIELD_NUMBER: _ClassVar[int]
     INVENTORY_FIELD_NUMBER: _ClassVar[int]
     SEND_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     ASIDE_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
     claim: Claim
     inventory: InventoryRequest
     send: SendRequest
     commit: CommitRequest
     abort: AbortRequest
     aside: AsideRequest
-    def __init__(self, claim: _Optional[_Union[Claim, _Mapping]] = ..., inventory: _Optional[_Union[InventoryRequest, _Mapping]] = ..., send: _Optional[_Union[SendRequest, _Mapping]] = ..., commit: _Optional[_Union[CommitRequest, _Mapping]] = ..., abort: _Optional[_Union[AbortRequest, _Mapping]] = ..., aside: _Optional[_Union[AsideRequest, _Mapping]] = ...) -> None: ...
+    hello: HelloRequest
+    def __init__(self, claim: _Optional[_Union[Claim, _Mapping]] = ..., inventory: _Optional[_Union[InventoryRequest, _Mapping]] = ..., send: _Optional[_Union[SendRequest, _Mapping]] = ..., commit: _Optional[_Union[CommitRequest, _Mapping]] = ..., abort: _Optional[_Union[AbortRequest, _Mapping]] = ..., aside: _Optional[_Union[AsideRequest, _Mapping]] = ..., hello: _Optional[_Union[HelloRequest, _Mapping]] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("refused", "reason", "inventory")
@@ -42,6 +44,10 @@ class Answer(_message.Message):
     reason: str
     inventory: Inventory
     def __init__(self, refused: _Optional[str] = ..., reason: _Optional[str] = ..., inventory: _Optional[_Union[Inventory, _Mapping]] = ...) -> None: ...
+
+class HelloRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class InventoryRequest(_message.Message):
     __slots__ = ("datasets",)

@@ -80,6 +80,9 @@ class Receiver:
     async def _serve(self, request: wire.Request, channel: Channel) -> None:
         claim = Claim(request.claim.node, request.claim.vmid, request.claim.epoch, request.claim.generation)
         what = request.WhichOneof("what")
+        if what == "hello":
+            await channel.send(wire.Answer())
+            return
         scan = await self._scanner.look(claim.vmid, self._age(claim.vmid) if what == "inventory" else SESSION)
         self._admit(claim, scan)
         if what == "inventory":

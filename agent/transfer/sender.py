@@ -45,9 +45,12 @@ class Sender:
         self.transfers: set[Transfer] = set()
         """Streams under way, for whoever asks about progress."""
 
-    async def reach(self, name: str, node: Node) -> None:
-        """Connect to a node and leave again. Raises WireError, or Refused."""
-        await (await self._wire.connect(name, node.address, node.transfer_port)).close()
+    async def reach(self, node: Node, name: str, me: str, generation: int) -> None:
+        """Connect to a node, and have it say that it takes us for who we are. Raises WireError, or Refused.
+
+        By TLS 1.3 alone one does not know: the other side looks at our certificate after our side of the handshake.
+        """
+        await self._ask(name, node, _request(Claim(me, 0, 0, generation), hello=wire.HelloRequest()))
 
     async def inventory(self, node: Node, claim: Claim, assignment: Assignment) -> Inventory:
         """Ask what the target holds of the guest."""
@@ -158,9 +161,10 @@ def _request(
     commit: wire.CommitRequest | None = None,
     abort: wire.AbortRequest | None = None,
     aside: wire.AsideRequest | None = None,
+    hello: wire.HelloRequest | None = None,
 ) -> wire.Request:
     who = wire.Claim(node=claim.node, vmid=claim.vmid, epoch=claim.epoch, generation=claim.generation)
-    return wire.Request(claim=who, inventory=inventory, send=send, commit=commit, abort=abort, aside=aside)
+    return wire.Request(claim=who, inventory=inventory, send=send, commit=commit, abort=abort, aside=aside, hello=hello)
 
 
 def _accepted(answer: wire.Answer) -> wire.Answer:

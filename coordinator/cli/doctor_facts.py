@@ -77,6 +77,6 @@ async def _agents(nodes: Mapping[str, Node], access: Access) -> dict[str, AgentF
     for name, said in health.given.items():
         # it read its clock between the question and the answer: only what lies outside is drift
         ahead = max((said.now - answered).total_seconds(), min((said.now - asked).total_seconds(), 0.0))
-        unreachable = reach.given[name].unreachable if name in reach.given else {}
+        unreachable = reach.given[name].unreachable if name in reach.given else None
         found[name] = AgentFacts(None, ahead, said.conditions, unreachable)
     return found

@@ -28,8 +28,8 @@ class AgentFacts:
     clock_ahead: float = 0.0
     """Seconds by which its clock is ahead of ours, as far as the question's time lets one know."""
     conditions: tuple[Condition, ...] = ()
-    unreachable: Mapping[str, str] = field(default_factory=dict)
-    """Node → why its agent cannot be reached from this one."""
+    unreachable: Mapping[str, str] | None = field(default_factory=dict)
+    """Node → why its agent cannot be reached from this one; None where it did not say."""
 
 
 @dataclass(frozen=True, slots=True)

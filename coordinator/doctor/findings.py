@@ -34,7 +34,7 @@ def findings(facts: Facts, now: datetime) -> list[Finding]:
     found = [finding for member in facts.members for finding in _member(member)]
     found += _cluster(facts, now)
     for node, agent in sorted(facts.agents.items()):
-        found += _agent(node, agent)
+        found += _agent(node, agent, facts.agents)
     return found
 
 
@@ -106,7 +106,7 @@ def _cluster(facts: Facts, now: datetime) -> Iterator[Finding]:
         yield Finding("WrongRights", f"role {role}", what, "on the first machine: holdfast init NAME --address IP")
 
 
-def _agent(node: str, agent: AgentFacts) -> Iterator[Finding]:
+def _agent(node: str, agent: AgentFacts, agents: Mapping[str, AgentFacts]) -> Iterator[Finding]:
     if agent.error is not None:
         yield Finding("AgentDown", node, agent.error, f"on {node}: systemctl status holdfast-agent")
         return
@@ -116,8 +116,20 @@ def _agent(node: str, agent: AgentFacts) -> Iterator[Finding]:
     for condition in agent.conditions:
         mend = _MENDS.get(condition.reason, "holdfast renew")
         yield Finding(condition.reason, node, condition.message, f"on {node}: {mend}")
+    if agent.unreachable is None:
+        message = "did not say in time which other nodes it reaches: the ways from it are unknown"
+        yield Finding("ReachUnknown", node, message, "holdfast doctor, again; then its log")
+        return
     for other, why in sorted(agent.unreachable.items()):
-        yield Finding("Unreachable", f"{node} to {other}", why, f"open TCP 7420 from {node} to {other}")
+        message = f"{why}{_way_back(node, agents.get(other))}"
+        yield Finding("Unreachable", f"{node} to {other}", message, f"open TCP 7420 from {node} to {other}")
+
+
+def _way_back(node: str, other: AgentFacts | None) -> str:
+    """One way alone is a firewall's or a certificate's doing, both are the link's."""
+    if other is None or other.error is not None or other.unreachable is None:
+        return "; whether the way back works is not known"
+    return "; nor does the way back work" if node in other.unreachable else "; the way back works"
 
 
 def _status(endpoint: str) -> str:

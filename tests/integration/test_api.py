@@ -13,6 +13,8 @@ import orjson
 import pytest
 from holdfast.agent.api import PATHS, Api
 from holdfast.agent.openapi import document
+from holdfast.agent.ports import Handler
+from holdfast.agent.transfer.receiver import Receiver
 from holdfast.agent.transfer.sender import Sender
 from holdfast.agent.transfer.tcp import TcpWire
 from holdfast.agent.transfer.tls import TlsWire
@@ -48,7 +50,7 @@ async def running(
     host = SimpleNamespace(now=lambda: datetime.now(UTC), monotonic=lambda: 10.0)
     sender = Sender(Any, TlsWire(credentials) if credentials else TcpWire(), Any)  # type: ignore[arg-type]
     sender.transfers = [transfer]  # type: ignore[assignment]
-    view = SimpleNamespace(desired=SimpleNamespace(nodes=dict(nodes or {})))
+    view = SimpleNamespace(desired=SimpleNamespace(nodes=dict(nodes or {})), generation=1)
     context: Any = SimpleNamespace(me=name, host=host, sender=sender, view=view)
     api = Api(context, {}, credentials, lambda: 0.5, credentials.conditions if credentials else lambda now: ())
     made = Running(free_port(), folder / "run" / "agent.sock")
@@ -67,6 +69,12 @@ async def running(
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+
+
+def receiver(name: str) -> Handler:
+    """The real one, which is asked for nothing but who it takes the asker for."""
+    unused: Any = None
+    return Receiver(name, unused, unused, unused, unused, unused).handle
 
 
 def access(folder: Path, credentials: Credentials | None = None) -> Access:
@@ -130,7 +138,7 @@ async def test_on_its_own_machine_an_agent_answers_by_its_socket(certificates: C
 async def test_an_agent_says_which_others_it_cannot_reach_and_why(certificates: Certificates, tmp_path: Path) -> None:
     mine = access(tmp_path, certificates.issue("me", Role.OPERATOR))
     beta = certificates.issue("beta")
-    async with serving(TlsWire(certificates.issue("gamma"))) as port:
+    async with serving(TlsWire(certificates.issue("gamma")), receiver("gamma")) as port:
         nodes = {
             "beta": Node(address="192.0.2.1"),  # itself
             "gamma": Node(address=HOST, transfer_port=port),
@@ -143,6 +151,20 @@ async def test_an_agent_says_which_others_it_cannot_reach_and_why(certificates: 
     assert set(found) == {"delta", "epsilon"}
     assert "cannot be reached" in found["delta"]
     assert "answers gamma, not epsilon" in found["epsilon"]
+
+
+async def test_a_node_that_does_not_take_an_agent_for_who_it_is_is_not_reached(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    """Of which the handshake alone says nothing."""
+    mine = access(tmp_path, certificates.issue("me", Role.OPERATOR))
+    beta, gamma = certificates.issue("beta"), certificates.issue("gamma")
+    gamma.revoke(certificates.revocation_list(beta))
+    async with serving(TlsWire(gamma), receiver("gamma")) as port:
+        nodes = {"gamma": Node(address=HOST, transfer_port=port)}
+        async with running(tmp_path, beta, nodes) as api:
+            answers = await ask(api.nodes, "/v1/reach", Reach, mine)
+    assert "the certificate of node beta" in answers.given["beta"].unreachable["gamma"]
 
 
 async def test_a_socket_that_is_left_over_is_replaced_and_one_that_cannot_be_made_stops_nothing(

@@ -89,10 +89,26 @@ def test_an_etcd_with_the_known_bugs_of_leases_is_named(version: str, old: bool)
         (with_agent(clock_ahead=-2.0), "ClockDrift"),
         (with_agent(conditions=(Condition(reason="CertificateRevoked", message="x"),)), "CertificateRevoked"),
         (with_agent(unreachable={"pve2": "no answer"}), "Unreachable"),
+        (with_agent(unreachable=None), "ReachUnknown"),
     ],
 )
 def test_each_fault_is_one_finding(facts: Facts, reason: str) -> None:
     assert reasons(facts) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (AgentFacts(), "the way back works"),
+        (AgentFacts(unreachable={"pve1": "refused"}), "nor does the way back work"),
+        (AgentFacts(unreachable=None), "whether the way back works is not known"),
+        (AgentFacts(error="silent"), "whether the way back works is not known"),
+    ],
+)
+def test_a_way_that_does_not_work_is_told_with_the_way_back(other: AgentFacts, says: str) -> None:
+    facts = replace(FACTS, agents={"pve1": AgentFacts(unreachable={"pve2": "no answer"}), "pve2": other})
+    (found,) = [each for each in findings(facts, NOW) if each.subject == "pve1 to pve2"]
+    assert found.message == f"no answer; {says}"
 
 
 def test_a_condition_of_a_node_is_mended_by_what_mends_it() -> None:
