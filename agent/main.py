@@ -73,7 +73,7 @@ def _publisher(settings: AgentSettings, host: Host) -> Publisher | None:
     if settings.mqtt is None:
         return None
     outbox = Outbox(notice(Topics(settings.cluster), settings.node, host.now))
-    return Publisher(settings.mqtt, f"holdfast-{settings.cluster}-{settings.node}", outbox)
+    return Publisher(settings.mqtt, f"holdfast-{settings.cluster}-{settings.node}", outbox, host)
 
 
 async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:

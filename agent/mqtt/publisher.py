@@ -15,6 +15,7 @@ import aiomqtt
 import structlog
 from holdfast.agent.mqtt.outbox import Outbox
 from holdfast.agent.mqtt.settings import MqttSettings
+from holdfast.agent.ports import Host
 from holdfast.coordinator.grouped import first
 from holdfast.coordinator.model.condition import Condition
 
@@ -62,11 +63,12 @@ class _Client(aiomqtt.Client):
 class Publisher:
     """Says what is in the outbox; connects again whenever the connection is lost."""
 
-    def __init__(self, settings: MqttSettings, identifier: str, outbox: Outbox) -> None:
+    def __init__(self, settings: MqttSettings, identifier: str, outbox: Outbox, host: Host) -> None:
         """`identifier`: the client's at the broker; of two connections with the same one the newer stays."""
         self.outbox = outbox
         self._settings = settings
         self._identifier = identifier
+        self._host = host
         self._failures = 0
         self._trouble = ""
 
@@ -102,8 +104,8 @@ class Publisher:
     async def _connected(self) -> NoReturn:
         await self.outbox.next()
         # read anew each time, so that replaced ones count; off the loop, for they are files
-        context = await asyncio.to_thread(self._settings.context)
-        password = await asyncio.to_thread(self._settings.password)
+        context = await self._host.blocking(self._settings.context)
+        password = await self._host.blocking(self._settings.password)
         async with self._connection(context, password) as client:
             log.info("mqtt.connected", broker=self._settings.at)
             try:

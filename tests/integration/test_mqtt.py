@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -48,6 +49,10 @@ def broker(installed: None, tmp_path: Path) -> Iterator[Broker]:
 # --- the publisher
 
 
+FILES: Any = SimpleNamespace(blocking=asyncio.to_thread)
+"""Of the host, a publisher uses nothing else."""
+
+
 def notice(dropped: int) -> Message:
     return Message("holdfast/dropped", b"%d" % dropped)
 
@@ -62,7 +67,7 @@ def box() -> Outbox:
 
 @contextlib.asynccontextmanager
 async def publishing(box: Outbox, settings: MqttSettings) -> AsyncIterator[Publisher]:
-    made = Publisher(settings, "test", box)
+    made = Publisher(settings, "test", box, FILES)
     task = asyncio.create_task(made.run())
     try:
         yield made
