@@ -299,14 +299,21 @@ async def test_a_late_subscriber_reads_what_the_agent_reported_and_hears_what_ha
     await desire(store, keys, 101)
     topics = Topics(keys.cluster)
     async with agent(tmp_path, etcd, keys, {"host": "127.0.0.1", "port": broker.port}):
-        report = orjson.loads(await reported(store, keys.guest_report("n1", 101)))
-        async with subscribed(broker) as late:
-            guest = await late.until(topics.guest(101), lambda said: orjson.loads(said)["conditions"] != [])
-            node = await late.until(topics.node("n1"))
-            assert guest.retain
-            assert node.retain
-            assert orjson.loads(guest.payload) == {**report, "vmid": 101, "node": "n1"}
+
+        async def as_in_etcd() -> bool:
+            report = orjson.loads(await reported(store, keys.guest_report("n1", 101)))
+            async with subscribed(broker) as late:
+                guest = await late.until(topics.guest(101))
+            assert isinstance(guest.payload, bytes)
             GuestAnnouncement.model_validate_json(guest.payload)
+            words = {**report, "vmid": 101, "node": "n1"}
+            return guest.retain and report["conditions"] != [] and orjson.loads(guest.payload) == words
+
+        await until(as_in_etcd, 60)
+        async with subscribed(broker) as late:
+            node = await late.until(topics.node("n1"))
+            assert node.retain
+            assert isinstance(node.payload, bytes)
             assert NodeAnnouncement.model_validate_json(node.payload).online
 
             await desire(store, keys, 102)
