@@ -35,7 +35,7 @@ _WORDS = {
 """aiomqtt's, in ours."""
 
 
-class _Client(aiomqtt.Client):
+class Client(aiomqtt.Client):
     """aiomqtt 2.5 has a socket watched one step of the loop later, when the farewell may have closed it already.
 
     Its number is then nobody's, or that of somebody else's socket.
@@ -121,7 +121,7 @@ class Publisher:
     async def _connection(self, context: ssl.SSLContext | None, password: str | None) -> AsyncIterator[aiomqtt.Client]:
         host, port = self._settings.at
         will = self.outbox.last_words
-        client = _Client(
+        client = Client(
             host,
             port,
             username=self._settings.user,

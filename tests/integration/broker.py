@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiomqtt
+from holdfast.agent.mqtt.publisher import Client
 from holdfast.coordinator.store.tls import Tls
 from integration.etcd_cluster import free_port
 
@@ -68,8 +69,8 @@ class Broker:
     def client(self) -> aiomqtt.Client:
         """For a subscriber."""
         if self._tls is None:
-            return aiomqtt.Client("127.0.0.1", self.port)
-        return aiomqtt.Client("127.0.0.1", self.port, username=USER, password=PASSWORD, tls_context=self._tls.context())
+            return Client("127.0.0.1", self.port)
+        return Client("127.0.0.1", self.port, username=USER, password=PASSWORD, tls_context=self._tls.context())
 
 
 @contextlib.contextmanager
