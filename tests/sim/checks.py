@@ -224,7 +224,7 @@ class Checks(Audit):
     def began(self, storage: Storage, dataset: str, mark: str, stream: Stream) -> None:
         vmid, _, slot = mark.partition("/")
         again = (storage.node, int(vmid), slot) in self._synced
-        if again and not stream.base and not stream.offset:
+        if again and not stream.base and stream.offset is None:
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 
     def moved(self, storage: Storage, dataset: str, stream: Stream, count: int) -> None:

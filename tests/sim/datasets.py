@@ -45,14 +45,14 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What `zfs send` says first; `total` bytes follow, from `offset` on."""
+    """What `zfs send` says first; `total` bytes follow. One that goes on with a broken one begins at `offset`."""
 
     name: str
     guid: int
     base: int
     image: Image
     total: int
-    offset: int = 0
+    offset: int | None = None
 
 
 @dataclass(slots=True)
@@ -62,6 +62,8 @@ class Partial:
     stream: Stream
     received: int = 0
     synced: int = 0
+    begun: bool = False
+    """Whether more than the stream's first record has come: zfs recv makes and keeps nothing before."""
     source: str = ""
 
     @property
@@ -125,9 +127,9 @@ class Dataset:
                 referenced=self.synced.written,
                 written=self.synced.written - before,
                 encrypted=False,
-                resume_token=self.partial.token if self.partial and self.partial.received else None,
-                resume_guid=self.partial.stream.guid if self.partial and self.partial.received else None,
-                resume_base=(self.partial.stream.base or None) if self.partial and self.partial.received else None,
+                resume_token=self.partial.token if self.partial and self.partial.begun else None,
+                resume_guid=self.partial.stream.guid if self.partial and self.partial.begun else None,
+                resume_base=(self.partial.stream.base or None) if self.partial and self.partial.begun else None,
                 marks={"replica": self.mark} if self.mark else {},
                 properties=dict(self.properties),
                 snapshots=tuple(shown),

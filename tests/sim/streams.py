@@ -31,10 +31,10 @@ def begin_send(storage: Storage, order: SendOrder) -> tuple[Stream, Snap]:
             raise VolumesError(f"zfs send -i {order.base} {order.source}: not an earlier snapshot from the same fs")
         base = found.guid
     storage.audit.sends(storage, dataset)
-    return _stream(dataset, snap, base, 0), snap
+    return _stream(dataset, snap, base, None), snap
 
 
-def _stream(dataset: Dataset, snap: Snap, base: int, offset: int) -> Stream:
+def _stream(dataset: Dataset, snap: Snap, base: int, offset: int | None) -> Stream:
     before = 0
     if base:
         earlier = dataset.by_guid(base)
@@ -55,7 +55,7 @@ def begin_receive(storage: Storage, order: ReceiveOrder, stream: Stream, source:
 
     if dataset is not None and dataset.receiving:
         raise refuse("dataset is busy")
-    if stream.offset:
+    if stream.offset is not None:
         partial = dataset.partial if dataset else None
         if partial is None or partial.stream.guid != stream.guid or partial.received != stream.offset:
             raise refuse("kernel modules must be upgraded or the stream does not match the partial state")
@@ -89,6 +89,7 @@ def arrived(storage: Storage, dataset: str, partial: Partial, count: int) -> Non
     if storage.full:
         raise VolumesError(f"zfs recv {dataset}: out of space")
     partial.received += count
+    partial.begun = True
     storage.audit.moved(storage, dataset, partial.stream, count)
     if found := storage.datasets.get(dataset):
         storage.touch(found)

@@ -241,7 +241,7 @@ class _Sending(_Child):
         snap.busy += 1
         self._snap = snap
         self._stream = stream
-        self._left = stream.total - stream.offset
+        self._left = stream.total - (stream.offset or 0)
         self._piece = max(1, -(-self._left // CHUNKS))
         source = self._order.source if self._order.resume_token is None else self._order.resume_token.partition("|")[0]
         self.end.post((stream, source))
@@ -331,8 +331,8 @@ class _Receiving(_Child):
             self.fail(str(error))
             return False
         self._stream = stream
-        how = "resumed" if stream.offset else "incremental" if stream.base else "in full"
-        said = {"dataset": self._order.dataset, "snapshot": stream.name, "how": how, "offset": stream.offset}
+        how = "resumed" if stream.offset is not None else "incremental" if stream.base else "in full"
+        said = {"dataset": self._order.dataset, "snapshot": stream.name, "how": how, "offset": stream.offset or 0}
         self.world.tell(self.process.name, "receive", **said, of=stream.total)
         return True
 

@@ -342,8 +342,9 @@ class Storage:
         self.touch(self.datasets[name])
 
     def drop_empty(self, dataset: Dataset) -> None:
-        """Of a stream that broke before anything was written, nothing is kept (dmu_recv_cleanup_ds)."""
-        if dataset.partial is not None and dataset.partial.received == 0:
+        """Of a stream of which only the first record came, nothing is kept: zfs recv reads the next one before it
+        begins (dmu_recv_begin). What it has begun outlasts a power cut, though all data may be lost."""
+        if dataset.partial is not None and not dataset.partial.begun:
             dataset.partial = None
             if not dataset.snaps:
                 del self.datasets[dataset.name]
