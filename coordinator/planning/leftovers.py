@@ -53,23 +53,23 @@ def needed_points(
 
     What is marked as committed may be older than what a target has and is brought to: so `in_use` counts besides.
 
-    Where the next has a disk that the guest has no more, it may have been begun, but a later one is brought instead.
+    Where the next has a disk that the guest has no more, it may have been begun, but the next without it is brought
+    instead; and so on where that loses a disk in its turn. So the next of every set of disks counts.
     """
     if not points:
         return []
     needed: set[PointId] = {points[-1].id, *in_use}
-    now = _disks(points[-1])
     for target in targets:
         last = sent.get(target)
         if last is not None:
             needed.add(last)
         ahead = [p for p in points if last is None or p.id > last]
-        needed |= {p.id for p in ahead[:1]} | {p.id for p in [p for p in ahead if _disks(p) <= now][:1]}
+        needed |= set({_disks(p): p.id for p in reversed(ahead)}.values())
     return [p for p in points if p.id in needed]
 
 
-def _disks(point: RecoveryPoint) -> set[tuple[str, str]]:
-    return {(m.disk, m.dataset) for m in point.members}
+def _disks(point: RecoveryPoint) -> frozenset[tuple[str, str]]:
+    return frozenset((m.disk, m.dataset) for m in point.members)
 
 
 def bookmarks_to_make(vmid: int, pool: str, scan: Scan, committed: RecoveryPoint) -> list[tuple[str, str]]:

@@ -25,10 +25,19 @@ def shrink(schedule: Schedule, fails: Fails) -> Schedule:
     while shorter:
         shorter = False
         for candidate in _smaller(schedule):
-            if fails(candidate):
+            if _sound(candidate) and fails(candidate):
                 schedule, shorter = candidate, True
                 break
     return schedule
+
+
+def _sound(schedule: Schedule) -> bool:
+    """Whether guests and faults name only what there is."""
+    machines = {"", *(f"n{n + 1}" for n in range(schedule.nodes)), *(f"w{n + 1}" for n in range(schedule.coordinators))}
+    guests = {guest.vmid for guest in schedule.guests}
+    return all(guest.node in machines for guest in schedule.guests) and all(
+        {fault.node, fault.other} <= machines and fault.vmid in guests for fault in schedule.faults
+    )
 
 
 def _smaller(schedule: Schedule) -> Iterator[Schedule]:
@@ -37,7 +46,8 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
         yield replace(schedule, faults=faults[:index] + faults[index + 1 :])
     if len(schedule.guests) > 1:
         for guest in schedule.guests:
-            yield replace(schedule, guests=tuple(g for g in schedule.guests if g is not guest))
+            others = tuple(f for f in faults if f.vmid != guest.vmid)
+            yield replace(schedule, guests=tuple(g for g in schedule.guests if g is not guest), faults=others)
     if schedule.nodes > 2:
         yield replace(schedule, nodes=2)
     if schedule.coordinators > 1:

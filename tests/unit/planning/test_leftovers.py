@@ -295,3 +295,12 @@ def test_over_any_history_cleaning_up_takes_nothing_that_is_needed_and_leaves_no
     for event in events:
         story.happen(*event)
     story.clean(set(TARGETS))
+
+
+def test_a_point_that_was_begun_stays_though_disks_of_it_and_of_the_one_before_have_gone() -> None:
+    home = Home("scsi0", "scsi1", "scsi2")
+    for slots in (("scsi0", "scsi1", "scsi2"), ("scsi0", "scsi1"), ("scsi0",), ("scsi0",)):
+        home.write("scsi0")
+        home.take(*slots)
+    doomed = {d.snapshot for d in plan_cleanup(VMID, home.scan(), ["beta"]).destroy}
+    assert not {f"{dataset('scsi0')}@holdfast-1-{n}" for n in (1, 2, 3)} & doomed
