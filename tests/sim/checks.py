@@ -228,8 +228,8 @@ class Checks(Audit):
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 
     def moved(self, storage: Storage, dataset: str, stream: Stream, count: int) -> None:
-        held = storage.datasets.get(dataset)
-        vmid, _, slot = (held.mark if held else "0/").partition("/")
+        held = storage.datasets[dataset]
+        vmid, _, slot = (held.mark or (held.partial and held.partial.mark) or "0/").partition("/")
         key = (storage.node, int(vmid), slot, stream.guid)
         self._bytes[key] += count
         allowed = 1.2 * stream.total + MIB + self.lossy[storage.node] * stream.total

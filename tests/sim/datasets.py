@@ -65,6 +65,8 @@ class Partial:
     begun: bool = False
     """Whether more than the stream's first record has come: zfs recv makes and keeps nothing before."""
     source: str = ""
+    mark: str = ""
+    """What zfs recv sets on the dataset when it ends, however it ends (zfs recv -o)."""
 
     @property
     def token(self) -> str:

@@ -66,8 +66,7 @@ def begin_receive(storage: Storage, order: ReceiveOrder, stream: Stream, source:
         if dataset is not None:
             raise refuse("destination exists")
         dataset = storage.create(name, order.kind, stream.image.size, written=0)
-        dataset.mark = order.mark
-        partial = Partial(stream, source=source)
+        partial = Partial(stream, source=source, mark=order.mark)
     else:
         if dataset is None:
             raise refuse("destination does not exist")
@@ -75,8 +74,7 @@ def begin_receive(storage: Storage, order: ReceiveOrder, stream: Stream, source:
             raise refuse("most recent snapshot does not match incremental source")
         if dataset.written(dataset.image):
             raise refuse("destination has been modified since most recent snapshot")
-        dataset.mark = order.mark
-        partial = Partial(stream, source=source)
+        partial = Partial(stream, source=source, mark=order.mark)
     dataset.partial = partial
     dataset.receiving = True
     storage.audit.began(storage, name, order.mark, stream)
@@ -106,6 +104,7 @@ def end_receive(storage: Storage, name: str, partial: Partial) -> None:
         raise VolumesError(f"zfs recv {name}: destination has been modified since most recent snapshot")
     dataset.snaps[stream.name] = Snap(stream.name, stream.guid, storage.txg, stream.image)
     dataset.image = dataset.synced = dataset.durable = stream.image
+    dataset.mark = partial.mark or dataset.mark
     dataset.partial = None
     dataset.receiving = False
     storage.touch(dataset)
@@ -118,6 +117,8 @@ def break_receive(storage: Storage, name: str) -> None:
     if dataset is None or not dataset.receiving:
         return
     dataset.receiving = False
+    if dataset.partial is not None:
+        dataset.mark = dataset.partial.mark or dataset.mark
     storage.sync()
     storage.drop_empty(dataset)
     storage.touch(dataset)

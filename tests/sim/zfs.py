@@ -98,6 +98,7 @@ class Storage:
                 snap.busy = 0
             if dataset.partial is not None:
                 dataset.partial.received = dataset.partial.synced
+                dataset.partial.mark = ""  # zfs recv -s of the rest sets none
                 self.drop_empty(dataset)
             dataset.touch()
         self._scan = None
