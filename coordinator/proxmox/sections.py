@@ -112,6 +112,8 @@ def take(section: Section, checks: Mapping[str, Check]) -> tuple[dict[str, Any],
     taken: dict[str, Any] = {}
     findings = []
     for entry in section.entries:
+        if entry.key == "type" and entry.value == section.type:
+            continue  # it repeats the header
         try:
             value = _checked(entry, checks)
             if entry.key in taken:

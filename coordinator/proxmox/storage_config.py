@@ -144,7 +144,10 @@ class StorageConfig:
         known = TYPES.get(section.type)
         if known is None:
             self.warnings.append(Finding(section.line, f"section {section.id!r}: unsupported type {section.type!r}"))
-            self.storages.setdefault(section.id, _foreign(section))
+            earlier = self.storages.get(section.id)
+            if earlier is None or earlier.known is None:
+                self.storages.pop(section.id, None)
+                self.storages[section.id] = _foreign(section)
             return
         self.warnings.extend(section.ignored)
         # a section that turns out to be unusable still takes the place of an earlier one of the same name
@@ -162,8 +165,10 @@ class StorageConfig:
         for key in sorted(known.required):
             if key not in taken:
                 raise values.ValueRefused(f"missing value for required option {key!r}")
-        if known.name in ("dir", "btrfs") and not _DIRECTORY_PATH.fullmatch(taken["path"]):
-            raise values.ValueRefused(f"illegal path for directory storage: {taken['path']}")
+        if known.name in ("dir", "btrfs"):
+            if not _DIRECTORY_PATH.fullmatch(taken["path"]):
+                raise values.ValueRefused(f"illegal path for directory storage: {taken['path']}")
+            taken["path"] = _canonical(taken["path"])
         written = taken.pop("content", None)
         content = known.default_content if written is None else self._content(section, known, written)
         nodes = taken.pop("nodes", None)
@@ -229,6 +234,13 @@ class StorageConfig:
     def _lose(self, section: Section, reason: str) -> None:
         self.warnings.append(Finding(section.line, f"skip section {section.id!r}: {reason}"))
         self.errors.append(Lost(section.line, section.id, reason))
+
+
+def _canonical(path: str) -> str:
+    """Return an absolute path as Perl's File::Spec->canonpath does: `..` stays, except right below the root."""
+    path = re.sub(r"(?:/\.)+(?:/|$)", "/", re.sub(r"/{2,}", "/", path))
+    path = re.sub(r"^/\.\.$", "/", re.sub(r"^/(?:\.\./)+", "/", path))
+    return path if path == "/" else path.removesuffix("/")
 
 
 def _foreign(section: Section) -> Storage:

@@ -77,6 +77,22 @@ def test_a_later_section_replaces_an_earlier_one_of_the_same_id() -> None:
     assert one("dir: store\n\tpath /a\n\nnfs: store\n\tserver s\n\texport /e\n").type == "nfs"
 
 
+def test_of_two_sections_of_unknown_types_the_later_counts() -> None:
+    config = parse("linstor: own\n\tcontroller a\n\nlinstor: own\n\tcontroller b\n")
+    assert (config.storages["own"].properties, config.storages["own"].line) == ({"controller": "b"}, 4)
+
+
+def test_a_section_of_an_unknown_type_does_not_replace_one_that_proxmox_knows() -> None:
+    assert parse("zfspool: own\n\tpool a\n\nlinstor: own\n\tcontroller b\n").storages["own"].type == "zfspool"
+
+
+def test_a_type_that_repeats_the_header_is_no_surprise() -> None:
+    config = parse("zfspool: own\n\ttype zfspool\n\tpool a\n")
+    assert (config.warnings, config.storages["own"].properties) == ([], {"pool": "a"})
+    config = parse("zfspool: own\n\ttype dir\n\tpool a\n")
+    assert [w.line for w in config.warnings] == [2]
+
+
 def test_a_broken_later_section_takes_the_earlier_one_with_it() -> None:
     config = parse("dir: store\n\tpath /a\n\ndir: store\n\tshared 1\n")
     assert "store" not in config.storages
@@ -129,6 +145,26 @@ def test_a_bad_node_name_lifts_the_restriction() -> None:
 @pytest.mark.parametrize("path", ["relative", "/a b", "/ä", "/a;b", "/a'b"])
 def test_a_directory_with_an_odd_path_is_skipped(path: str) -> None:
     assert "store" not in parse(f"dir: store\n\tpath {path}\n").storages
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("/a//b/", "/a/b"),
+        ("/a/./b/.", "/a/b"),
+        ("/../a", "/a"),
+        ("/a/../b", "/a/../b"),
+        ("/..", "/"),
+        ("/.x/..y", "/.x/..y"),
+    ],
+)
+def test_a_directorys_path_is_tidied_but_not_resolved(written: str, meant: str) -> None:
+    assert one(f"dir: store\n\tpath {written}\n").properties["path"] == meant
+
+
+def test_local_keeps_its_section_whatever_slashes_its_path_has() -> None:
+    config = parse("dir: local\n\tpath /var//lib/vz/\n\tcontent iso\n")
+    assert (config.storages["local"].content, config.errors) == (frozenset({"iso"}), [])
 
 
 def test_a_format_that_the_type_lacks_is_dropped() -> None:
