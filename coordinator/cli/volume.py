@@ -1,5 +1,6 @@
 """`holdfast volume`: what a volume's name means, and whose a path is."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,15 @@ def as_json(found: Volume) -> dict[str, Any]:
 @inputs.file_option("--storage-file", "storage.cfg", required=True)
 @inputs.output_option
 def path(path: str, storage_file: Path, output: str) -> None:
-    """Print the ID of the volume that lies at PATH."""
-    config = inputs.read_storages(storage_file)
+    """Print the ID of the volume that lies at PATH, or at what PATH is a link to."""
+    storages = inputs.read_storages(storage_file).storages.values()
     try:
-        volume_id = volumes.volume_id_of_path(path, config.storages.values())
+        volume_id = volumes.volume_id_of_path(path, storages)
     except VolumeError as error:
-        raise Failed(str(error)) from None
+        try:
+            volume_id = volumes.volume_id_of_path(os.path.realpath(path) if path.startswith("/") else path, storages)
+        except VolumeError:
+            raise Failed(str(error)) from None
     if output == "json":
         inputs.echo_json({"volid": volume_id})
     else:

@@ -63,9 +63,9 @@ def _on_directory(volname: str) -> Volume | None:
     if not slash or not name:
         return None
     if vtype == "iso":
-        return Volume(volname, vtype, name) if re.fullmatch(_ISO, name, re.IGNORECASE) else None
+        return Volume(volname, vtype, name) if re.fullmatch(_ISO, name, re.IGNORECASE | re.ASCII) else None
     if vtype == "vztmpl":
-        return Volume(volname, vtype, name) if re.fullmatch(_TEMPLATE, name, re.IGNORECASE) else None
+        return Volume(volname, vtype, name) if re.fullmatch(_TEMPLATE, name, re.IGNORECASE | re.ASCII) else None
     if vtype == "rootdir":
         if not re.fullmatch("[0-9]+", name):
             return None
@@ -286,11 +286,18 @@ def _volname_of_path(where: str, storage: Storage) -> str | None:
         if vtype == "import" and (" " in rest or "/" in rest):
             continue
         try:
-            if parse(volname, storage.type).basename is None:
-                return volname
+            volume = parse(volname, storage.type)
         except VolumeError:
             continue
+        if volume.basename is None and (vtype != "images" or _lies_at(volume, storage, where)):
+            return volname
     return None
+
+
+def _lies_at(volume: Volume, storage: Storage, where: str) -> bool:
+    """Whether an image is where its name says, in a format that is listed on this type of storage."""
+    formats = TYPES["dir" if storage.type == "btrfs" else storage.type].formats
+    return volume.format in formats and posixpath.normpath(path(volume, storage)) == where
 
 
 def image_name(vmid: int, number: int, image_format: str, storage_type: str) -> str:

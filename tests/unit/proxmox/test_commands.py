@@ -101,6 +101,12 @@ def test_volume_path_prints_the_id(cfg: Path) -> None:
     assert run(volume, "path", "/elsewhere", "--storage-file", cfg).exit_code == 1
 
 
+def test_volume_path_follows_links(cfg: Path) -> None:
+    link = cfg.parent / "link.iso"
+    link.symlink_to("/var/lib/vz/template/iso/a.iso")
+    assert run(volume, "path", link, "--storage-file", cfg).stdout == "local:iso/a.iso\n"
+
+
 def test_guest_show_finds_storage_cfg_above_the_guests_file(cfg: Path) -> None:
     file = cfg.parent / "nodes/a/qemu-server/101.conf"
     file.parent.mkdir(parents=True)

@@ -239,6 +239,8 @@ def test_devices_and_urls() -> None:
         *("/elsewhere/a.iso", "/var/lib/vz/template/iso/a.dvd", "/var/lib/vz/images/x/vm-1-disk-0.raw", "a", "none:x"),
         *("/var/lib/vz/template/iso", "/dev/zvol/rpool/data", "/dev/zvol/other/vm-101-disk-0", "local:nonsense", ""),
         *("/var/lib/vz/import/a b.ova", "/var/lib/vz/template/cache/a.zip", "/"),
+        # formats that are not listed on this type of storage, and a file where btrfs has a directory
+        *("/mnt/pve/nas/images/101/subvol-101-disk-0.subvol", "/srv/tree/images/101/vm-101-disk-0.raw"),
     ],
 )
 def test_a_path_of_no_storage_is_refused(where: str) -> None:
