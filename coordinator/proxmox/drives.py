@@ -154,6 +154,7 @@ _QEMU: dict[str, dict[str, Check]] = {
 _QEMU_ALIASES = {"volume": "file"} | {
     f"{what}_{way}_length": f"{what}_{way}_max_length" for what in ("bps", "iops") for way in ("rd", "wr")
 }
+_BUSES = ("ide", "sata", "scsi", "virtio")
 _GEOMETRY = ("cyls", "heads", "secs", "trans", "snapshot", "format")
 
 
@@ -162,6 +163,8 @@ def _qemu(slot: str, value: str) -> Drive:
     options = values.property_string(value, _QEMU[bus], "file", _QEMU_ALIASES, required=("file",))
     _check_throttle(options)
     source = str(options.pop("file"))
+    if bus in _BUSES and source.startswith("/") and not (source.startswith("/dev/") or ":" in source):
+        raise ValueRefused(f"{source!r} is neither a volume nor a device below /dev")
     is_cdrom = options.get("media") == "cdrom"
     if is_cdrom and (bus == "virtio" or any(options.get(key) for key in _GEOMETRY)):
         raise ValueRefused("a CD-ROM has no geometry, format or snapshot mode, and is none on virtio")

@@ -201,6 +201,8 @@ def test_slots_of_a_vm(slot: str, value: str) -> None:
         ("qemu", "virtio0", "s1:vm-101-disk-0,ssd=1"),
         ("qemu", "tpmstate0", "s1:vm-101-disk-0,format=raw"),
         ("qemu", "unused0", "/dev/sda"),
+        ("qemu", "scsi0", "/srv/a.raw"),
+        ("qemu", "ide2", "/srv/a.iso,media=cdrom"),
         ("lxc", "mp0", "s1:subvol-101-disk-0"),
         ("lxc", "mp0", "/srv/../etc,mp=/etc"),
         ("lxc", "rootfs", "s1:subvol-101-disk-0,mp=/"),
