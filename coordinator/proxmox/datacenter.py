@@ -3,13 +3,12 @@
 Source of the rules: the behaviour of PVE::DataCenterConfig: `key: value` lines, the last of a key counts.
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass, field
 
 from . import sections, values
 from .sections import Finding
-from .values import ValueRefused
+from .values import Check, ValueRefused
 
 _LINE = re.compile(r"(\S+?):\s*(.*)", re.ASCII)
 
@@ -47,9 +46,12 @@ class DatacenterConfig:
                 continue
             config.options[match[1]] = match[2]
             lines[match[1]] = number
-        for key, number in lines.items():
+        taken = set()
+        for key, number in sorted(lines.items()):  # migration before migration_unsecure, its old word
             try:
-                config._take(key, config.options[key])
+                if key != "migration_unsecure" or "migration" not in taken:
+                    config._take(key, config.options[key])
+                    taken.add(key)
             except ValueRefused as error:
                 config.warnings.append(Finding(number, f"unable to parse value of {key!r}: {error}"))
         return config
@@ -61,22 +63,23 @@ class DatacenterConfig:
             self.migration = _transport(value)
         elif key == "replication":
             self.replication = _transport(value)
-        elif key == "migration_unsecure" and "migration" not in self.options:
-            self.migration = Transport("insecure" if values.loose_boolean(value) else "secure")
+        elif key == "migration_unsecure":
+            insecure = values.loose_boolean(value)
+            if insecure is None:
+                raise ValueRefused(f"{value!r} is no boolean")
+            self.migration = Transport("insecure" if insecure else "secure")
 
 
 def _transport(value: str) -> Transport:
-    given = values.property_string(
-        value, {"type": values.one_of("secure", "insecure", "websocket"), "network": _network}, "type"
-    )
-    return Transport(given.get("type", "secure"), given.get("network"))
+    # the type may not be left out, not even beside a network: Proxmox then drops the whole line
+    keys: dict[str, Check] = {"type": values.one_of("secure", "insecure"), "network": _network}
+    given = values.property_string(value, keys, "type", required=("type",))
+    return Transport(given["type"], given.get("network"))
 
 
 def _network(value: str) -> str:
-    try:
-        network = ipaddress.ip_interface(value)
-    except ValueError:
-        raise ValueRefused(f"{value!r} is no network in CIDR notation") from None
-    if "/" not in value or network.network.prefixlen < 8:
+    address, _, prefix = value.partition("/")
+    version = 4 if values.is_ip(address, 4) else 6 if values.is_ip(address, 6) else 0
+    if not version or not re.fullmatch("[0-9]{1,3}", prefix) or not 8 <= int(prefix) <= (32 if version == 4 else 128):
         raise ValueRefused(f"{value!r} is no network in CIDR notation")
     return value

@@ -6,6 +6,7 @@ that names it.
 
 import re
 from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
 
 from . import sections, values
 from .sections import Finding
@@ -63,4 +64,10 @@ class UserConfig:
                 accepted.append(values.storage_id(storage))
             except values.ValueRefused as error:
                 self.warnings.append(Finding(line, f"pool {pool!r}: {error}"))
-        self.pools[pool] = Pool(pool, comment, tuple(vmids), tuple(accepted))
+        earlier = self.pools.get(pool, Pool(pool, "", (), ()))  # a pool may have several lines
+        self.pools[pool] = Pool(
+            pool,
+            unquote_to_bytes(sections.encode(comment)).decode("utf-8", "replace") or earlier.comment,
+            (*earlier.vmids, *vmids),
+            tuple(dict.fromkeys((*earlier.storages, *accepted))),
+        )

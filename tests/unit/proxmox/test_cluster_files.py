@@ -29,8 +29,24 @@ def test_the_last_line_of_a_key_counts_and_a_bad_value_does_not() -> None:
     assert [w.line for w in config.warnings] == [4, 3]
 
 
-def test_the_old_word_for_insecure_migration() -> None:
-    assert DatacenterConfig.parse(b"migration_unsecure: 1\n").migration.type == "insecure"
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("migration_unsecure: 1", Transport("insecure")),
+        ("migration_unsecure: yes", Transport("insecure")),
+        ("migration_unsecure: maybe", Transport()),
+        ("migration_unsecure: 1\nmigration: secure", Transport()),
+        ("migration_unsecure: 1\nmigration: network=10.0.0.0/24", Transport("insecure")),  # that line is dropped
+        ("migration: websocket", Transport()),
+        ("migration: insecure,network=10.0.0.0/255.255.255.0", Transport()),
+        ("migration: insecure,network=10.0.0.0/33", Transport()),
+        ("migration: insecure,network=10.0.0.0/7", Transport()),
+        ("migration: insecure,network=fe80::1%eth0/64", Transport()),
+        ("migration: insecure,network=fd00::/64", Transport("insecure", "fd00::/64")),
+    ],
+)
+def test_how_guests_migrate(text: str, expected: Transport) -> None:
+    assert DatacenterConfig.parse(text.encode()).migration == expected
 
 
 def test_resources_and_rules_of_ha() -> None:
@@ -47,6 +63,12 @@ def test_resources_and_rules_of_ha() -> None:
     }
     assert config.resource_affinities == {"apart": ResourceAffinity("apart", frozenset({101, 102}), False, True)}
     assert len(config.warnings) == 3
+
+
+def test_a_pool_with_several_lines_has_what_all_of_them_name() -> None:
+    config = UserConfig.parse(b"pool:prod:caf%C3%A9:101:aa:\npool:prod::102:aa,bb:\n")
+    assert (config.pools["prod"].vmids, config.pools["prod"].storages) == ((101, 102), ("aa", "bb"))
+    assert config.pools["prod"].comment == "caf\u00e9"
 
 
 def test_pools_and_the_one_pool_of_each_guest() -> None:
