@@ -102,9 +102,12 @@ def _flag(value: str) -> bool:
 _text = values.text
 _count = values.integer()
 _length = values.integer(1)
-_encoded = values.matching(r"[-%a-zA-Z0-9_.!~*'()]*", "URL-encoded text")
+_serial = values.matching(r"[-%a-zA-Z0-9_.!~*'()]{0,60}", "URL-encoded text of at most 60 characters")
+_model = values.matching(r"[-%a-zA-Z0-9_.!~*'()]{0,120}", "URL-encoded text of at most 120 characters")
+_product = values.matching(r"[A-Za-z0-9\-_\s]{0,16}", "product of at most 16 characters")
+_vendor = values.matching(r"[A-Za-z0-9\-_\s]{0,8}", "vendor of at most 8 characters")
 _format = values.one_of("raw", "qcow", "qed", "qcow2", "vmdk", "cloop")
-_wwn = values.matching(r"0x[0-9a-fA-F]{16}.*", "WWN")
+_wwn = values.matching(r"0x[0-9a-fA-F]{16}", "WWN")
 
 _FILE: dict[str, Check] = {"file": _source, "size": values.size, "format": _format}
 _THROTTLE: dict[str, Check] = (
@@ -131,16 +134,16 @@ _DRIVE: dict[str, Check] = (
         "aio": values.one_of("native", "threads", "io_uring"),
         "discard": values.one_of("ignore", "on"),
         "detect_zeroes": _flag,
-        "serial": _encoded,
+        "serial": _serial,
         "shared": _flag,
     }
 )
 _QEMU: dict[str, dict[str, Check]] = {
-    "ide": _DRIVE | {"model": _encoded, "ssd": _flag, "wwn": _wwn},
+    "ide": _DRIVE | {"model": _model, "ssd": _flag, "wwn": _wwn},
     "sata": _DRIVE | {"ssd": _flag, "wwn": _wwn},
     "scsi": _DRIVE
-    | {"iothread": _flag, "product": _text, "queues": values.integer(2), "ro": _flag, "scsiblock": _flag}
-    | {"ssd": _flag, "vendor": _text, "wwn": _wwn},
+    | {"iothread": _flag, "product": _product, "queues": values.integer(2), "ro": _flag, "scsiblock": _flag}
+    | {"ssd": _flag, "vendor": _vendor, "wwn": _wwn},
     "virtio": _DRIVE | {"iothread": _flag, "ro": _flag},
     "efidisk": _FILE
     | {
@@ -183,9 +186,9 @@ def _qemu(slot: str, value: str) -> Drive:
 def _check_throttle(options: dict[str, Any]) -> None:
     given = {key for key in _THROTTLE if options.get(key)}
     for way in ("", "_rd", "_wr"):
-        if {f"bps{way}", f"mbps{way}"} <= given:
+        if f"bps{way}" in options and f"mbps{way}" in options:
             raise ValueRefused(f"bps{way} and mbps{way} are the same limit: give one")
-        if f"bps{way}" in given:
+        if f"bps{way}" in options:  # even of 0: Proxmox makes of it that there is one
             given.add(f"mbps{way}")
     for way in ("", "_rd", "_wr"):
         for total in ("mbps", "iops"):
@@ -201,11 +204,13 @@ def _check_throttle(options: dict[str, Any]) -> None:
 
 
 _mount_path = values.matching(r"(?!\.\./)(?!.*/\.\.?(?:/|$)).*", "path without . and ..")
+_OPTION = "(?:discard|lazytime|noatime|nodev|noexec|nosuid)"
+_mount_options = values.matching(rf"{_OPTION}(?:;{_OPTION})*", "list of mount options by semicolon")
 _MOUNT: dict[str, Check] = {
     "volume": _mount_path,
     "size": values.size,
     "acl": _flag,
-    "mountoptions": _text,
+    "mountoptions": _mount_options,
     "ro": _flag,
     "quota": _flag,
     "replicate": _flag,
