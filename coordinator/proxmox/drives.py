@@ -19,7 +19,10 @@ _SLOTS: dict[GuestType, dict[str, int]] = {
     "lxc": {"mp": 256, "unused": 256},
 }
 # devices that a guest takes from its node: no volumes, but they hold it there
-_DEVICES: dict[GuestType, dict[str, int]] = {"qemu": {"hostpci": 16, "usb": 14}, "lxc": {"dev": 256}}
+_DEVICES: dict[GuestType, dict[str, int]] = {
+    "qemu": {"hostpci": 16, "usb": 14, "serial": 4, "parallel": 3},
+    "lxc": {"dev": 256},
+}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from . import volumes
 from .drives import Drive
-from .guest_config import GuestConfig, Part
+from .guest_config import GuestConfig
 from .storage_config import Storage
 from .storage_types import TYPES
 from .volumes import VolumeError
@@ -47,7 +47,7 @@ def verdict(config: GuestConfig, drive: Drive, storages: Mapping[str, Storage] |
     if drive.kind == "empty":
         return Verdict(False, "no disk")
     # a volume that several sections name goes by what permits more
-    references = [other for _, other in every_drive(config) if other.source == drive.source]
+    references = [other for other in every_drive(config) if other.source == drive.source]
     if all(_is_cdrom(other) for other in references):
         return Verdict(False, "cdrom")
     if not any(other.replicate for other in references):
@@ -60,10 +60,8 @@ def _is_cdrom(drive: Drive) -> bool:
 
 
 def _of_source(config: GuestConfig, drive: Drive, storages: Mapping[str, Storage] | None) -> Verdict:
-    if drive.kind in ("bind", "device", "file"):
-        return Verdict(
-            False, {"bind": "bind mount", "device": "device", "file": "file outside of any storage"}[drive.kind]
-        )
+    if drive.kind in _NO_VOLUME:
+        return Verdict(False, _NO_VOLUME[drive.kind])
     if drive.storage is None or drive.volname is None:
         return Verdict(False, "not a volume")
     storage_type = "zfspool"
@@ -91,19 +89,18 @@ def _of_source(config: GuestConfig, drive: Drive, storages: Mapping[str, Storage
     return REPLICATED
 
 
-def every_drive(config: GuestConfig) -> Iterator[tuple[str | None, Drive]]:
-    """Yield every disk with the snapshot that names it, None for the current configuration."""
-    parts: list[tuple[str | None, Part]] = [(None, config.current), *config.snapshots.items()]
-    for name, part in parts:
-        for drive in part.drives.values():
-            yield name, drive
+def every_drive(config: GuestConfig) -> Iterator[Drive]:
+    """Yield every disk that Proxmox looks at: the current ones, those of snapshots and a VM's pending ones."""
+    pending = [config.pending] if config.type == "qemu" else []
+    for part in (config.current, *pending, *config.snapshots.values()):
+        yield from part.drives.values()
 
 
 def replicated_volumes(config: GuestConfig, storages: Mapping[str, Storage] | None) -> list[str]:
-    """Return the IDs of all volumes that replication carries, those that only snapshots name included."""
+    """Return the IDs of all volumes that replication carries, also those that only snapshots or pending changes name."""
     found = {
         drive.source: None
-        for _, drive in every_drive(config)
+        for drive in every_drive(config)
         if drive.kind == "volume" and verdict(config, drive, storages).replicated
     }
     return list(found)
@@ -119,8 +116,8 @@ def conditions(config: GuestConfig, storages: Mapping[str, Storage] | None) -> l
     for slot, value in config.devices():
         if "mapping=" in value:
             continue  # every node may have its own device under the mapped name
-        if value.partition(",")[0] in ("spice", "host=spice"):
-            continue
+        if value.partition(",")[0].lower() in ("spice", "host=spice", "socket"):
+            continue  # made anew wherever the guest runs
         found.append(Condition(slot, "device", f"{slot} passes a device of the node to the guest: {value}"))
     return found
 

@@ -90,16 +90,25 @@ def test_volumes_that_only_a_snapshot_names_are_replicated_too() -> None:
     assert replicated_volumes(vm(text), STORAGES) == ["zfs:vm-101-disk-0", "zfs:vm-101-disk-1"]
 
 
+def test_a_disk_that_a_vm_is_about_to_get_is_replicated_and_a_containers_is_not() -> None:
+    text = "scsi0: zfs:vm-101-disk-0\n[PENDING]\nscsi1: zfs:vm-101-disk-1\n"
+    assert replicated_volumes(vm(text), STORAGES) == ["zfs:vm-101-disk-0", "zfs:vm-101-disk-1"]
+    text = "rootfs: zfs:subvol-101-disk-0\n[pve:pending]\nmp0: zfs:subvol-101-disk-1,mp=/a\n"
+    assert replicated_volumes(container(text), STORAGES) == ["zfs:subvol-101-disk-0"]
+
+
 def test_what_cannot_move_with_its_guest_is_a_condition() -> None:
     config = vm(
         "ide2: local:iso/a.iso,media=cdrom\nide0: nas:iso/a.iso,media=cdrom\nscsi0: zfs:vm-101-disk-0\n"
-        "scsi1: /dev/sda\nscsi2: /dev/sdb,shared=1\nhostpci0: 01:00,pcie=1\nhostpci1: mapping=gpu\nusb0: spice\n"
-        "ide1: zfs:vm-101-cloudinit,media=cdrom\n"
+        "scsi1: /dev/sda\nscsi2: /dev/sdb,shared=1\nhostpci0: 01:00,pcie=1\nhostpci1: mapping=gpu\nusb0: SPICE\n"
+        "serial0: socket\nserial1: /dev/ttyS0\nparallel0: /dev/parport0\nide1: zfs:vm-101-cloudinit,media=cdrom\n"
     )
     assert [(c.slot, c.reason) for c in conditions(config, STORAGES)] == [
         ("ide2", "local-iso"),
         ("scsi1", "device"),
         ("hostpci0", "device"),
+        ("serial1", "device"),
+        ("parallel0", "device"),
     ]
 
 
