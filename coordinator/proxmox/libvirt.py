@@ -206,6 +206,8 @@ def _source(kind: str, source: Element | None, pools: list[Pool]) -> tuple[Kind,
         if owner is not None:
             return "volume", f"{owner.name}:{name.removeprefix(f'{owner.location}/')}", False
         return "file", f"{protocol}:{name}", True
+    if kind in ("nvme", "vhostuser"):  # a controller of the node, or a socket of a process there
+        return "device", source.get("path") or f"{kind} {_pci_address(source)}".rstrip(), False
     where = source.get({"block": "dev", "dir": "dir"}.get(kind, "file"))
     if not where:
         return "empty", "none", False
@@ -251,6 +253,13 @@ def _text(element: Element, path: str) -> str | None:
 def _attribute(element: Element, path: str, name: str) -> str | None:
     found = element.find(path)
     return None if found is None else found.get(name)
+
+
+def _pci_address(source: Element) -> str:
+    address = source.find("address")
+    found = {} if address is None else address.attrib
+    parts = [found.get(key, "").removeprefix("0x") for key in ("domain", "bus", "slot", "function")]
+    return "{}:{}:{}.{}".format(*parts) if all(parts) else ""
 
 
 def _address(host: Element) -> str:

@@ -97,7 +97,7 @@ def every_drive(config: GuestConfig) -> Iterator[Drive]:
 
 
 def replicated_volumes(config: GuestConfig, storages: Mapping[str, Storage] | None) -> list[str]:
-    """Return the IDs of all volumes that replication carries, also those that only snapshots or pending changes name."""
+    """Return the IDs of all volumes that replication carries, those of snapshots and of pending changes included."""
     found = {
         drive.source: None
         for drive in every_drive(config)

@@ -123,6 +123,12 @@ DOMAIN = """
     <disk type='block' device='disk'><source dev='/dev/sdx'/><target dev='vdf'/></disk>
     <disk type='file'><source file='/srv/odd.raw'/><target dev='vdg'/><shareable/></disk>
     <disk type='network'><source protocol='nbd' name='x'/><target dev='vdh'/></disk>
+    <disk type='nvme'>
+      <source type='pci' managed='yes' namespace='1'>
+        <address domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+      </source><target dev='vdi'/>
+    </disk>
+    <disk type='vhostuser'><source type='unix' path='/run/spdk.sock'/><target dev='vdj'/></disk>
     <hostdev mode='subsystem' type='pci'/>
     <filesystem type='mount'><source dir='/srv'/><target dir='t'/></filesystem>
   </devices>
@@ -146,6 +152,8 @@ def test_a_domains_disks_belong_to_their_pools() -> None:
         "vdf": ("device", "/dev/sdx"),
         "vdg": ("file", "/srv/odd.raw"),
         "vdh": ("file", "nbd:x"),
+        "vdi": ("device", "nvme 0000:01:00.0"),
+        "vdj": ("device", "/run/spdk.sock"),
     }
     assert domain.disks["vda"].options == {"bus": "virtio", "format": "qcow2", "cache": "none"}
     assert domain.disks["vdg"].shared
@@ -156,6 +164,8 @@ def test_what_holds_a_domain_to_its_node_is_a_condition() -> None:
     assert [(c.slot, c.reason) for c in domain.conditions] == [
         ("sdb", "local-iso"),
         ("vdf", "device"),
+        ("vdi", "device"),
+        ("vdj", "device"),
         ("hostdev0", "device"),
         ("filesystem0", "bind-mount"),
     ]
