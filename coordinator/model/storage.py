@@ -44,5 +44,5 @@ class Storage(Record):
         return self.type in REPLICABLE and not self.shared
 
     def dataset(self, volname: str) -> str:
-        """The ZFS dataset of a volume (PVE::Storage::ZFSPoolPlugin: `<pool>/<volname>`)."""
-        return f"{self.properties['pool']}/{volname}"
+        """The ZFS dataset of a volume. A linked clone, `base-9-disk-0/vm-101-disk-0`, lies beside its base."""
+        return f"{self.properties['pool']}/{volname.rpartition('/')[2]}"

@@ -53,6 +53,13 @@ def test_a_guest_goes_to_the_policys_target_under_the_same_names() -> None:
     assert (disk.dataset, disk.target_dataset) == ("tank/guests/vm-101-disk-0", "tank/guests/vm-101-disk-0")
 
 
+def test_a_linked_clone_lies_beside_its_base() -> None:
+    disks = {"scsi0": {"volume": "local-zfs:base-9-disk-0/vm-101-disk-0"}}
+    [assignment] = protection(world(policies__p=TO_BETA, guests__101={**WEB, "disks": disks})).assignments
+    assert assignment.disks[0].dataset == assignment.disks[0].target_dataset == "tank/guests/vm-101-disk-0"
+    assert assignment.disks[0].target_volume == "local-zfs:base-9-disk-0/vm-101-disk-0"
+
+
 def test_a_mapped_storage_decides_the_dataset_on_the_target() -> None:
     policy = {**TO_BETA, "targets": [{"node": "beta", "storages": {"local-zfs": "big"}}]}
     big = {"type": "zfspool", "nodes": ["beta"], "properties": {"pool": "big/replicas"}}
