@@ -40,10 +40,9 @@ def show_guest(file: Path, storage_file: Path | None, output: str) -> None:
 
 
 def _storage_file_of(file: Path) -> Path | None:
-    """Find storage.cfg of the tree that FILE stands in: <tree>/nodes/<node>/lxc/<vmid>.conf."""
-    parents = file.absolute().parents
-    found = parents[3] / "storage.cfg" if len(parents) > 3 else None
-    return found if found is not None and found.is_file() else None
+    """Find storage.cfg of the tree that FILE is in: <tree>/nodes/<node>/lxc/<vmid>.conf, or <tree>/lxc/… by links."""
+    above = (parent / "storage.cfg" for parent in list(file.absolute().parents)[:4])
+    return next((found for found in above if found.is_file()), None)
 
 
 def as_json(config: GuestConfig, storages: Mapping[str, Storage] | None) -> dict[str, Any]:

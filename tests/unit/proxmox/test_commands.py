@@ -124,6 +124,16 @@ def test_guest_show_finds_storage_cfg_above_the_guests_file(cfg: Path) -> None:
     assert "yes" in run(guest, "show", file).stdout
 
 
+def test_guest_show_finds_storage_cfg_by_proxmoxs_links_too(cfg: Path) -> None:
+    file = cfg.parent / "nodes/a/lxc/101.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text("rootfs: tank:subvol-101-disk-0\n")
+    (cfg.parent / "lxc").symlink_to(file.parent)
+    (cfg.parent / "local").symlink_to(cfg.parent / "nodes/a")
+    for link in ("lxc/101.conf", "local/lxc/101.conf"):
+        assert answer(guest, "show", cfg.parent / link)["storages_known"], link
+
+
 def test_guest_show_says_when_storages_are_not_known(tmp_path: Path) -> None:
     file = tmp_path / "101.conf"
     file.write_text("rootfs: tank:subvol-101-disk-0,size=8G\n")
