@@ -101,7 +101,7 @@ class ReplicationConfig:
 
 def _header(line: str) -> tuple[str, str] | None:
     match = _HEADER.fullmatch(line)
-    return None if match is None else (match[1].lower(), f"{int(match[2])}-{int(match[3])}")
+    return None if match is None else (sections.lower(match[1]), f"{int(match[2])}-{int(match[3])}")
 
 
 def _schedule(value: str) -> str:

@@ -71,7 +71,12 @@ def encode(text: str) -> bytes:
 def header(line: str) -> tuple[str, str] | None:
     """Read the usual header, `type: id`; the type is lowercased."""
     match = _HEADER.fullmatch(line)
-    return None if match is None else (match[1].lower(), match[2])
+    return None if match is None else (lower(match[1]), match[2])
+
+
+def lower(text: str) -> str:
+    """Lower the letters that Perl lowers in bytes: A to Z."""
+    return decode(encode(text).lower())
 
 
 def read(text: str, read_header: Callable[[str], tuple[str, str] | None] = header) -> SectionFile:

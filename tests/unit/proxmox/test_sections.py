@@ -54,3 +54,7 @@ def test_reading_loses_no_line_and_never_fails(lines: list[str]) -> None:
     ranges = [(s.line, s.end) for s in file.sections]
     assert ranges == sorted(ranges)
     assert all(first_end <= line for (_, first_end), (line, _) in pairwise(ranges))
+
+
+def test_a_type_is_lowered_as_bytes_are() -> None:
+    assert [s.type for s in read("DIR: a", "", "\u212aÄX: b").sections] == ["dir", "\u212aÄx"]
