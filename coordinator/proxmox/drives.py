@@ -25,6 +25,10 @@ _DEVICES: dict[GuestType, dict[str, int]] = {
 }
 
 
+class Contradiction(ValueRefused):
+    """Options each of which is right, but not all together: Proxmox keeps the line, and there is no disk."""
+
+
 @dataclass(frozen=True)
 class Drive:
     """One slot. `source` is a volume ID, a path, or what Proxmox writes for no disk (`none`, `cdrom`)."""
@@ -78,7 +82,7 @@ def _within(key: str, limits: dict[str, int]) -> bool:
 
 
 def parse(guest: GuestType, slot: str, value: str) -> Drive:
-    """Read a slot's value; raises ValueRefused."""
+    """Read a slot's value; raises ValueRefused, and Contradiction where that says more."""
     return _qemu(slot, value) if guest == "qemu" else _lxc(slot, value)
 
 
@@ -160,7 +164,6 @@ _QEMU: dict[str, dict[str, Check]] = {
 _QEMU_ALIASES = {"volume": "file"} | {
     f"{what}_{way}_length": f"{what}_{way}_max_length" for what in ("bps", "iops") for way in ("rd", "wr")
 }
-_BUSES = ("ide", "sata", "scsi", "virtio")
 _GEOMETRY = ("cyls", "heads", "secs", "trans", "snapshot", "format")
 
 
@@ -169,11 +172,9 @@ def _qemu(slot: str, value: str) -> Drive:
     options = values.property_string(value, _QEMU[bus], "file", _QEMU_ALIASES, required=("file",))
     _check_throttle(options)
     source = str(options.pop("file"))
-    if bus in _BUSES and source.startswith("/") and not (source.startswith("/dev/") or ":" in source):
-        raise ValueRefused(f"{source!r} is neither a volume nor a device below /dev")
     is_cdrom = options.get("media") == "cdrom"
     if is_cdrom and (bus == "virtio" or any(options.get(key) for key in _GEOMETRY)):
-        raise ValueRefused("a CD-ROM has no geometry, format or snapshot mode, and is none on virtio")
+        raise Contradiction("a CD-ROM has no geometry, format or snapshot mode, and is none on virtio")
     kind: Kind
     if source in ("none", "cdrom"):
         kind = "empty"
@@ -190,20 +191,20 @@ def _check_throttle(options: dict[str, Any]) -> None:
     given = {key for key in _THROTTLE if options.get(key)}
     for way in ("", "_rd", "_wr"):
         if f"bps{way}" in options and f"mbps{way}" in options:
-            raise ValueRefused(f"bps{way} and mbps{way} are the same limit: give one")
+            raise Contradiction(f"bps{way} and mbps{way} are the same limit: give one")
         if f"bps{way}" in options:  # even of 0: Proxmox makes of it that there is one
             given.add(f"mbps{way}")
     for way in ("", "_rd", "_wr"):
         for total in ("mbps", "iops"):
             if way and {total, f"{total}{way}"} <= given:
-                raise ValueRefused(f"{total} and {total}{way} exclude each other")
+                raise Contradiction(f"{total} and {total}{way} exclude each other")
         for option, needs in (
             (f"mbps{way}_max", f"mbps{way}"),
             (f"bps{way}_max_length", f"mbps{way}_max"),
             (f"iops{way}_max_length", f"iops{way}_max"),
         ):
             if option in given and needs not in given:
-                raise ValueRefused(f"{option} requires {needs}")
+                raise Contradiction(f"{option} requires {needs}")
 
 
 _mount_path = values.matching(r"(?!\.\./)(?!.*/\.\.?(?:/|$)).*", "path without . and ..")

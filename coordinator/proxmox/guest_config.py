@@ -216,9 +216,9 @@ class _Reader:
                 raise ValueRefused(f"{value!r} is no boolean")
         except ValueRefused as error:
             self._warn(f"unable to parse value of {key!r}: {error}")
-            if guest == "qemu":
+            if guest == "qemu" and not isinstance(error, drives.Contradiction):
                 return
-            # a container keeps a value that cannot be read, in place of an earlier one
+            # the text is kept, in place of an earlier one: for a container whatever is wrong with it
             part.drives.pop(key, None)
         part.options[key] = value
 

@@ -124,6 +124,13 @@ def test_an_unreadable_disk_of_a_vm_leaves_the_earlier_one() -> None:
     assert [w.line for w in config.warnings] == [2]
 
 
+def test_a_disk_whose_options_contradict_each_other_takes_the_earlier_one_with_it() -> None:
+    config = vm("scsi0: s1:vm-101-disk-0\nscsi0: s1:vm-101-disk-1,mbps=3,mbps_rd=1\n")
+    assert config.current.drives == {}
+    assert config.current.options["scsi0"].startswith("s1:vm-101-disk-1")
+    assert [w.line for w in config.warnings] == [2]
+
+
 def test_an_unreadable_disk_of_a_container_is_kept_as_text_only() -> None:
     config = container("rootfs: s1:subvol-101-disk-0\nrootfs: s1:subvol-101-disk-1,colour=blue\n")
     assert config.current.drives == {}
@@ -175,6 +182,8 @@ def test_a_snapshots_state_is_not_the_guests() -> None:
         ("ide2", "cdrom,media=cdrom"),
         ("ide3", "s1:vm-101-cloudinit,media=cdrom"),
         ("sata5", "/dev/sda,serial=a%20b"),
+        ("scsi0", "/srv/a.raw"),
+        ("ide2", "/srv/a.iso,media=cdrom"),
         ("efidisk0", "s1:vm-101-disk-0,pre-enrolled-keys=1,ms-cert=2023w"),
         ("unused255", "s1:vm-101-disk-0"),
         ("scsi0", "s1:vm-101-disk-0,backup=no,replicate=off,shared=yes"),
@@ -201,7 +210,6 @@ def test_slots_of_a_vm(slot: str, value: str) -> None:
         ("qemu", "virtio0", "s1:vm-101-disk-0,ssd=1"),
         ("qemu", "tpmstate0", "s1:vm-101-disk-0,format=raw"),
         ("qemu", "unused0", "/dev/sda"),
-        ("qemu", "scsi0", "/srv/a.raw"),
         ("qemu", "scsi0", "s1:vm-101-disk-0,wwn=0x5000c500a0b1c2d3e"),
         ("qemu", "scsi0", "s1:vm-101-disk-0,vendor=ninechars"),
         ("qemu", "scsi0", "s1:vm-101-disk-0,product=seventeen-letters"),
@@ -211,7 +219,6 @@ def test_slots_of_a_vm(slot: str, value: str) -> None:
         ("qemu", "scsi0", "s1:vm-101-disk-0,bps=0,mbps_rd=1"),
         ("lxc", "rootfs", "s1:subvol-101-disk-0,mountoptions=noatime,mountoptions=nodev"),
         ("lxc", "rootfs", "s1:subvol-101-disk-0,mountoptions=sync"),
-        ("qemu", "ide2", "/srv/a.iso,media=cdrom"),
         ("lxc", "mp0", "s1:subvol-101-disk-0"),
         ("lxc", "mp0", "/srv/../etc,mp=/etc"),
         ("lxc", "rootfs", "s1:subvol-101-disk-0,mp=/"),

@@ -52,7 +52,7 @@ def reason(config: GuestConfig) -> str | None:
         ("scsi0: gone:vm-101-disk-0", "storage 'gone' does not exist"),
         ("scsi0: own:vm-101-disk-0", "storage type 'linstor' is not known"),
         ("scsi0: /dev/sda", "device"),
-        ("efidisk0: /srv/a.raw", "file outside of any storage"),
+        ("scsi0: /srv/a.raw", "file outside of any storage"),
         ("scsi0: zfs:strange", "'strange' is no volume name of storage type 'zfspool'"),
         ("scsi0: local:iso/a.iso", "owned by no guest"),
     ],
