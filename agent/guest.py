@@ -45,6 +45,8 @@ class GuestWorker:
         self.vmid = vmid
         self._owner = owner
         self._wake = asyncio.Event()
+        self._until: float | None = None
+        """When `state.due` is, on the monotonic clock."""
         self._stuck: tuple[Condition, ...] = ()
         """What the last clean-up could not let go."""
         self.state = GuestState(owner.epoch)
@@ -83,11 +85,16 @@ class GuestWorker:
 
     async def _sleep(self) -> None:
         """Until something changes or the next point falls due."""
-        due = self.state.due
-        seconds = max(0.0, (due - self._context.host.now()).total_seconds()) if due else None
+        seconds = None if self._until is None else max(0.0, self._until - self._context.host.monotonic())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
+
+    def _look_again(self, due: datetime | None) -> None:
+        """The time until then is counted from now on, for the wall clock may be set meanwhile."""
+        host = self._context.host
+        self.state.due = due
+        self._until = None if due is None else host.monotonic() + (due - host.now()).total_seconds()
 
     def _follow_targets(
         self, group: asyncio.TaskGroup, tasks: dict[str, asyncio.Task[None]], protection: Protection
@@ -108,13 +115,13 @@ class GuestWorker:
             if protection.assignments:
                 conditions += await self._protect(protection)
             else:
-                self.state.due = None
+                self._look_again(None)
         except (VolumesError, Refused) as error:
             reason = error.reason if isinstance(error, Refused) else "StorageFailed"
             self._log.warning("no point taken", reason=reason, error=str(error))
             conditions.append(Condition(reason=reason, message=f"No point was taken of guest {self.vmid}: {error}"))
             self._context.scanner.changed(self.vmid)
-            self.state.due = self._context.later(RETRY)
+            self._look_again(self._context.later(RETRY))
         if tuple(conditions) != self.state.conditions:
             for condition in conditions:
                 self._log.info("condition", reason=condition.reason, message=condition.message)
@@ -123,7 +130,7 @@ class GuestWorker:
     async def _protect(self, protection: Protection) -> tuple[Condition, ...]:
         """Take a point if one is due. What it supersedes is let go of while the targets bring it over."""
         plan, scan = await self._plan(protection)
-        self.state.due = self._context.later(RETRY) if plan.conditions else plan.due
+        self._look_again(self._context.later(RETRY) if plan.conditions else plan.due)
         self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
         if scan is not None and self._may_act() and not closed_disks(protection.assignments[0].disks, scan):
             failed = None
