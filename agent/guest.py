@@ -132,7 +132,8 @@ class GuestWorker:
                     scan = await self._take(plan.step, protection, scan)
                 except VolumesError as error:  # letting go of something may be what helps: the pool may be full
                     failed = error
-            await self._tidy(scan)
+            if not scan.failed:  # what another pool holds would look as if it were gone
+                await self._tidy(scan)
             if failed is not None:
                 raise failed
         return plan.conditions + self._stuck

@@ -115,7 +115,9 @@ class Scan:
     at: datetime
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     anchors: Mapping[tuple[str, int], Anchor] = field(default_factory=dict)
-    """(zpool, VMID) → what is marked there."""
+    """(pool, VMID) → what is marked there."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Pool → why it could not be looked at. Nothing is known of what is there, so nothing may follow from it."""
     _complete: dict[int, list[RecoveryPoint]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `complete_points` has found already: a scan never changes."""
 
@@ -186,5 +188,5 @@ class Scan:
 
 
 def pool_of(dataset: str) -> str:
-    """The zpool of a dataset."""
+    """What a dataset lies in, and is snapshotted with at once: its zpool, or `rbd:STOREID`."""
     return dataset.partition("/")[0]

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, tzinfo
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
-from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume
+from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, pool_of
 from holdfast.coordinator.planning.steps import AbortPartial, Commit, DiskStep, SendDisk, SetAside, Step, TakePoint
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
@@ -85,6 +85,8 @@ def plan_point(
     last point's instant to its commit.
     """
     took = took or {}
+    if unseen := {pool: why for d in _disks(protection) if (why := scan.failed.get(pool := pool_of(d.dataset)))}:
+        return PointPlan(None, conditions=tuple(_unseen(protection.vmid, why) for why in unseen.values()))
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
     if closed := closed_disks(_disks(protection), scan):
@@ -116,6 +118,13 @@ def plan_point(
     later = [d for a in waiting_on if (d := due_after(a, unchanged, zone, took.get(a.node, 0.0)))]
     look = min(later + asked_for, default=None)
     return PointPlan(None, look and max(look, now + LOOK_AGAIN), unchanged)
+
+
+def _unseen(vmid: int, why: str) -> Condition:
+    return Condition(
+        reason="StorageFailed",
+        message=f"No point is taken of guest {vmid} while its storage cannot be looked at: {why}",
+    )
 
 
 def _missing(vmid: int, disk: DiskMap) -> Condition:
