@@ -198,6 +198,9 @@ class Guest:
         """As a power cut does."""
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.out.close()
 
 
