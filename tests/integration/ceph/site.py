@@ -17,7 +17,7 @@ from holdfast.agent.config import AgentSettings
 from holdfast.agent.host import LinuxHost
 from holdfast.agent.storage.rbd import binding
 from holdfast.agent.storage.volumes import NodeVolumes
-from holdfast.agent.transfer.tcp import TcpWire
+from holdfast.agent.transfer.tcp import TcpChannel, TcpWire, open_connection
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.owner import Meta, Owner
 from holdfast.coordinator.planning.observed import Scan
@@ -29,6 +29,41 @@ MIB = 2**20
 _numbers = itertools.count(1)
 Where = tuple[CephCluster, str, str]
 """Cluster, pool, namespace."""
+
+
+class MeteredWire(TcpWire):
+    """Plain TCP that keeps account of what this side has sent, connection by connection."""
+
+    def __init__(self) -> None:
+        self.streams: list[TcpChannel] = []
+
+    async def connect(self, node: str, address: str, port: int, pace: int | None = None) -> TcpChannel:
+        channel = MeteredChannel(await open_connection(address, port, pace))
+        self.streams.append(channel)
+        return channel
+
+    def sent(self) -> int:
+        """Bytes of all connections so far."""
+        return sum(channel.transferred() for channel in self.streams)
+
+    def cut(self) -> None:
+        """Break every connection that is open."""
+        for channel in self.streams:
+            channel.abort()
+
+
+class MeteredChannel(TcpChannel):
+    """Remembers what it had moved when it was closed."""
+
+    _moved = 0
+
+    def transferred(self) -> int:
+        self._moved = max(self._moved, super().transferred())
+        return self._moved
+
+    async def close(self) -> None:
+        self.transferred()
+        await super().close()
 
 
 class Site:
@@ -44,6 +79,7 @@ class Site:
         self.disks = {"scsi0": "vm-101-disk-0", "scsi1": "vm-101-disk-1", "scsi2": "vm-101-disk-2"}
         self.agents: dict[str, Agent] = {}
         self.volumes: dict[str, NodeVolumes] = {}
+        self.wires = {node: MeteredWire() for node in self.ports}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def keyring(self, node: str, storeid: str) -> Path:
@@ -52,7 +88,9 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{storeid}.keyring"
 
-    async def define(self, store: EtcdStore, *, rpo: float = 5, size: int = 64 * MIB, replicate: bool = True) -> None:
+    async def define(
+        self, store: EtcdStore, *, rpo: float = 5, size: int = 64 * MIB, bandwidth: int | None = None
+    ) -> None:
         """Write desired state, make the images, and give each node its keys."""
         for storeid, (cluster, pool, namespace) in (("home", self.home), ("away", self.away)):
             for node in self.ports:
@@ -68,9 +106,8 @@ class Site:
         await self.put(store, "guests", 101, guest)
         for image in self.disks.values():
             self.rbd(self.home, "create", "--size", f"{size}B", "--image", image)
-        if replicate:
-            target = {"node": "beta", "storages": {"home": "away"}}
-            await self.put(store, "policies", "p", {"selector": {"all": True}, "targets": [target], "rpo": rpo})
+        target = {"node": "beta", "storages": {"home": "away"}, "bandwidth": bandwidth}
+        await self.put(store, "policies", "p", {"selector": {"all": True}, "targets": [target], "rpo": rpo})
         await store.put(self.keys.meta, Meta(cluster_uuid="b2c0c0de").to_json())
         await self.own(store, 1)
 
@@ -108,7 +145,7 @@ class Site:
         host = LinuxHost(settings.state)
         async with settings.store() as store:
             volumes = NodeVolumes(node, host.now, folder / "keys", Path("/nonexistent"), self.timeout)
-            agent = Agent(settings, store, volumes, TcpWire(), host)
+            agent = Agent(settings, store, volumes, self.wires[node], host)
             volumes.storages = agent.storages
             self.agents[node], self.volumes[node] = agent, volumes
             try:
@@ -215,8 +252,8 @@ def writing(where: Where, images: list[str], pace: float = 0.005) -> Iterator[Gu
         guest.kill()
 
 
-class Reader:
-    """Reads images at snapshots, as the administrator of a cluster."""
+class Hand:
+    """Reads and writes images, as the administrator of a cluster."""
 
     def __init__(self, where: Where) -> None:
         cluster, pool, namespace = where
@@ -230,6 +267,16 @@ class Reader:
         with binding.rbd().Image(self.io, image, snapshot=snapshot, read_only=True) as opened:
             return bytes(opened.read(0, length or opened.size()))
 
+    def write(self, image: str, data: bytes, at: int = 0) -> None:
+        """Change an image."""
+        with binding.rbd().Image(self.io, image) as opened:
+            opened.write(data, at)
+
+    def snapshots(self, image: str) -> list[str]:
+        """Names, oldest first."""
+        with binding.rbd().Image(self.io, image, read_only=True) as opened:
+            return [s["name"] for s in opened.list_snaps()]
+
     def counter(self, image: str, snapshot: str | None = None) -> int:
         """The guest's counter in an image."""
         return int.from_bytes(self.read(image, snapshot, 8), "big")
@@ -240,9 +287,9 @@ class Reader:
 
 
 @contextlib.contextmanager
-def reading(where: Where) -> Iterator[Reader]:
-    reader = Reader(where)
+def by_hand(where: Where) -> Iterator[Hand]:
+    hand = Hand(where)
     try:
-        yield reader
+        yield hand
     finally:
-        reader.close()
+        hand.close()
