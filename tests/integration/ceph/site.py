@@ -257,9 +257,9 @@ class Hand:
 
     def __init__(self, where: Where) -> None:
         cluster, pool, namespace = where
-        self._connection = binding.rados().Rados(conffile=str(cluster.conf), rados_id="admin")
-        self._connection.connect()
-        self.io = self._connection.open_ioctx(pool)
+        self.connection = binding.rados().Rados(conffile=str(cluster.conf), rados_id="admin")
+        self.connection.connect()
+        self.io = self.connection.open_ioctx(pool)
         self.io.set_namespace(namespace)
 
     def read(self, image: str, snapshot: str | None = None, length: int | None = None) -> bytes:
@@ -283,7 +283,7 @@ class Hand:
 
     def close(self) -> None:
         self.io.close()
-        self._connection.shutdown()
+        self.connection.shutdown()
 
 
 @contextlib.contextmanager
