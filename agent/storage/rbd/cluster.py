@@ -37,14 +37,29 @@ class Pool:
         self.rados, self.rbd = binding.rados(), binding.rbd()
 
 
+class _Connection:
+    """A connection and how many threads use it. It is shut down by the last of them: a call that is under way on one
+    that has been shut down never ends, whatever its time-out."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.users = 0
+        self.retired = False
+
+    def end_if_unused(self) -> None:
+        """Shut it down if it is wanted no more and nobody uses it."""
+        if self.retired and not self.users:
+            self.handle.shutdown()
+
+
 class Cluster:
     """Connects when it is first asked, and again after the node was fenced or the connection failed."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
         self._threads = ThreadPoolExecutor(THREADS, f"rbd-{access.storeid}")
-        self._connecting = threading.Lock()
-        self._connection: Any = None
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
 
     async def call(self, what: str, work: Callable[[Pool], Outcome], limit: float = LIMIT) -> Outcome:
         """Run blocking work on the pool. Raises what the work refuses, or VolumesError that tells `what` failed."""
@@ -58,47 +73,60 @@ class Cluster:
     def close(self) -> None:
         """Let go of the connection."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._disconnect()
+        with self._lock:
+            self._retire()
 
     def _run(self, what: str, work: Callable[[Pool], Outcome]) -> Outcome:
+        connection = None
         try:
-            connection = self._connect()
-            with connection.open_ioctx(self.access.pool) as io:
+            connection = self._enter()
+            with connection.handle.open_ioctx(self.access.pool) as io:
                 io.set_namespace(self.access.namespace)
-                return work(Pool(io, connection.get_fsid()))
+                return work(Pool(io, connection.handle.get_fsid()))
         except (VolumesError, Refused):
             raise
         except Exception as error:  # the bindings' classes: rados.Error and rbd.Error, whose base is Exception
             number = number_of(error)
-            if number in (errno.ESHUTDOWN, errno.ENOTCONN):
-                self._disconnect()
-            raise VolumesError(f"{what}: {self._explain(error, number)}") from error
+            if connection is not None and number in (errno.ESHUTDOWN, errno.ENOTCONN):  # it stays dead
+                with self._lock:
+                    self._retire(connection)
+            raise VolumesError(f"{what}: {self._explain(error, number, connected=connection is not None)}") from error
+        finally:
+            if connection is not None:
+                with self._lock:
+                    connection.users -= 1
+                    connection.end_if_unused()
 
-    def _connect(self) -> Any:
-        with self._connecting:
+    def _enter(self) -> _Connection:
+        with self._lock:
             if self._connection is None:
-                access, rados = self.access, binding.rados()
-                made = rados.Rados(
-                    rados_id=access.user, conffile=str(access.conf or "/dev/null"), conf=dict(access.settings)
-                )
-                try:
-                    made.connect()
-                except BaseException:
-                    made.shutdown()
-                    raise
-                self._connection = made
+                self._connection = _Connection(self._connect())
+            self._connection.users += 1
             return self._connection
 
-    def _disconnect(self) -> None:
-        with self._connecting:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.shutdown()
+    def _connect(self) -> Any:
+        access, rados = self.access, binding.rados()
+        made = rados.Rados(rados_id=access.user, conffile=str(access.conf or "/dev/null"), conf=dict(access.settings))
+        try:
+            made.connect()
+        except BaseException:
+            made.shutdown()
+            raise
+        return made
 
-    def _explain(self, error: Exception, number: int | None) -> str:
+    def _retire(self, connection: _Connection | None = None) -> None:
+        """The next call connects anew. `connection`: only if it is still this one."""
+        current = self._connection
+        if current is None or (connection is not None and current is not connection):
+            return
+        self._connection = None
+        current.retired = True
+        current.end_if_unused()
+
+    def _explain(self, error: Exception, number: int | None, *, connected: bool) -> str:
         """For operators: what is wrong, and what to do next."""
         access = self.access
-        if self._connection is None and number not in (errno.ESHUTDOWN, errno.ENOTCONN):
+        if not connected and number not in (errno.ESHUTDOWN, errno.ENOTCONN):
             if number in (errno.EACCES, errno.EPERM):
                 return f"{access} refuses the key of client.{access.user}: {self._keyring()}"
             if number == errno.ENOENT:
