@@ -16,7 +16,7 @@ from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.storage.rbd import anchor, names
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.images import guids, opened, volume
-from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
+from holdfast.coordinator.model.point import Member, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Volume
 
@@ -68,13 +68,6 @@ def record(
         anchor.DEFINITION + point.definition: definition,
     }
     anchor.change(pool, vmid, me, epoch, values, (anchor.TAKING + point.id.snapshot,) if announced else ())
-
-
-def consistency(asked: Consistency, unchanged: Sequence[bool]) -> Consistency:
-    """What may be said of a point, by whether each image was unchanged after all the snapshots had been made."""
-    if asked is Consistency.PAUSED:
-        return asked
-    return Consistency.ATOMIC if len(unchanged) == 1 or all(unchanged) else Consistency.NONE
 
 
 def drop(pool: Pool, members: Sequence[Member]) -> None:

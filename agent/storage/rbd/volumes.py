@@ -12,7 +12,7 @@ from holdfast.agent.storage.rbd import anchor, identity, incoming, names, points
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import LIMIT_OF_ALL, Cluster, Pool
 from holdfast.agent.storage.rbd.images import Images
-from holdfast.coordinator.model.point import Member, PointId, RecoveryPoint
+from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Volume, pool_of
 
@@ -109,14 +109,12 @@ class RbdVolumes:
         taken = [
             m.model_copy(update={"snapshot": t.snapshot, "guid": t.guid}) for m, t in zip(members, made, strict=True)
         ]
-        looked = await self._each(cluster, [partial(points.look, dataset=d, me=self._me) for d in datasets])
-        unchanged = [v.unchanged_since(m.guid) for v, m in zip(looked, taken, strict=True)]
-        point = order.point.model_copy(
-            update={
-                "members": tuple(_sized(m, v) for m, v in zip(taken, looked, strict=True)),
-                "consistency": points.consistency(order.point.consistency, unchanged),
-            }
-        )
+        consistency = order.point.consistency
+        if consistency is not Consistency.PAUSED and len(members) > 1:
+            looked = await self._each(cluster, [partial(points.look, dataset=d, me=self._me) for d in datasets])
+            one_instant = all(v.unchanged_since(m.guid) for v, m in zip(looked, taken, strict=True))
+            consistency = Consistency.ATOMIC if one_instant else Consistency.NONE
+        point = order.point.model_copy(update={"members": tuple(taken), "consistency": consistency})
         record = partial(
             points.record,
             vmid=order.vmid,
@@ -267,8 +265,3 @@ def _check_member(member: Member, here: Volume) -> None:
     found = here.snapshot(member.guid)
     if found is None or found.name != member.snapshot:
         raise Refused("MemberMissing", f"{member.full_name} is not there as it was sent; the point is brought again.")
-
-
-def _sized(member: Member, found: Volume) -> Member:
-    """A guest's disk may have grown since it was last looked at."""
-    return member.model_copy(update={"size": found.size})

@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -231,14 +232,35 @@ class Guest:
         self.out.seek(0)
         return self.out.read().splitlines()
 
-    def kill(self) -> None:
-        """As a power cut does."""
-        self.process.kill()
-        self.process.wait()
+    def _say(self, word: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
+    def pause(self) -> None:
+        """Have it stand still, as QEMU does at QMP's `stop`: what it has begun to write is done."""
+        before = self.lines().count("stopped")
+        self._say("stop")
+        deadline = time.monotonic() + 10
+        while self.lines().count("stopped") == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._say("cont")
+
+    def end(self) -> None:
+        """Shut down: a guest that is killed leaves its locks, which others wait for until its watch has timed out."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        self.out.close()
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.out.close()
 
 
 @contextlib.contextmanager
@@ -249,7 +271,7 @@ def writing(where: Where, images: list[str], pace: float = 0.005) -> Iterator[Gu
         yield guest
         assert guest.process.poll() is None, guest.lines()[-3:]
     finally:
-        guest.kill()
+        guest.end()
 
 
 class Hand:

@@ -1,0 +1,129 @@
+"""A guest writes one counter to its disks A, B, C in turn: a point of one instant shows A >= B >= C >= A - 1."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from holdfast.agent.ports import TakeOrder
+from holdfast.agent.storage.volumes import NodeVolumes
+from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
+from holdfast.coordinator.model.storage import Storage
+from integration.ceph.site import Guest, Hand, Where, by_hand, writing
+
+pytestmark = pytest.mark.timeout(180)
+
+IMAGES = ["vm-101-disk-0", "vm-101-disk-1", "vm-101-disk-2"]
+SIZE = 64 * 2**20
+
+
+@contextlib.asynccontextmanager
+async def volumes_on(where: Where, directory: Path) -> AsyncIterator[NodeVolumes]:
+    """Node alpha's storage, with the guest's images on it."""
+    cluster, pool, namespace = where
+    (directory / "home.keyring").write_bytes(cluster.keyring.read_bytes())
+    properties = {"pool": pool, "namespace": namespace, "monhost": cluster.address}
+    volumes = NodeVolumes("alpha", lambda: datetime.now(UTC), directory, Path("/nonexistent"))
+    volumes.storages = lambda: {"home": Storage(type="rbd", shared=True, properties=properties)}
+    for image in IMAGES:
+        cluster.rbd("create", "--size", "64M", "--pool", pool, "--namespace", namespace, "--image", image)
+    try:
+        await volumes.scan()
+        await volumes.prepare("rbd:home", 101)
+        yield volumes
+    finally:
+        volumes.close()
+
+
+def order(sequence: int, consistency: Consistency) -> TakeOrder:
+    members = tuple(
+        Member(
+            disk=f"scsi{number}",
+            volume=f"home:{image}",
+            dataset=f"rbd:home/{image}",
+            snapshot=f"holdfast-1-{sequence}",
+            guid=0,
+            size=SIZE,
+        )
+        for number, image in enumerate(IMAGES)
+    )
+    point = RecoveryPoint(
+        epoch=1,
+        sequence=sequence,
+        instant=datetime.now(UTC),
+        consistency=consistency,
+        definition="d",
+        disks=tuple(m.disk for m in members),
+        members=members,
+    )
+    return TakeOrder(101, "rbd:home", 1, point, {}, "text")
+
+
+def mixed(hand: Hand, snapshot: str) -> bool:
+    a, b, c = (hand.counter(image, snapshot) for image in IMAGES)
+    return not a >= b >= c >= a - 1
+
+
+@contextlib.contextmanager
+def counting(where: Where, pace: float) -> Iterator[Guest]:
+    with writing(where, IMAGES, pace) as guest:
+        deadline = time.monotonic() + 20
+        while len(guest.lines()) < 20:
+            assert time.monotonic() < deadline, guest.lines()
+            time.sleep(0.05)
+        yield guest
+
+
+async def test_a_point_of_a_paused_guest_is_never_mixed(place: Callable[[str], Where], tmp_path: Path) -> None:
+    where = place("home")
+    async with volumes_on(where, tmp_path) as volumes:
+        with counting(where, 0.0) as guest, by_hand(where) as hand:
+            paused = []
+            for sequence in range(1, 21):
+                guest.pause()
+                began = time.monotonic()
+                point = await volumes.take(order(sequence, Consistency.PAUSED))
+                paused.append(time.monotonic() - began)
+                guest.resume()
+                assert point.consistency is Consistency.PAUSED
+                assert not mixed(hand, point.id.snapshot)
+            print(f"paused for {sorted(paused)[10]:.3f} s in the median, {max(paused):.3f} s at most")
+            errors = [line for line in guest.lines() if "rror" in line]
+            assert errors == []
+
+
+async def test_a_point_that_says_atomic_is_never_mixed_and_a_busy_guests_says_none(
+    place: Callable[[str], Where], tmp_path: Path
+) -> None:
+    where = place("home")
+    async with volumes_on(where, tmp_path) as volumes:
+        with by_hand(where) as hand:
+            said: dict[Consistency, int] = dict.fromkeys(Consistency, 0)
+            mixtures = 0
+            for first, pace in ((1, 0.0), (11, 0.7)):
+                with counting(where, pace):
+                    for sequence in range(first, first + 10):
+                        point = await volumes.take(order(sequence, Consistency.ATOMIC))
+                        said[point.consistency] += 1
+                        if point.consistency is Consistency.ATOMIC:
+                            assert not mixed(hand, point.id.snapshot)
+                        else:
+                            mixtures += mixed(hand, point.id.snapshot)
+            print(f"{said}, of those that say none {mixtures} mixed")
+            assert said[Consistency.NONE] >= 5
+            assert said[Consistency.ATOMIC] >= 1
+
+
+async def test_the_check_turns_red_where_snapshots_are_taken_one_after_the_other(place: Callable[[str], Where]) -> None:
+    where = place("home")
+    cluster, pool, namespace = where
+    for image in IMAGES:
+        cluster.rbd("create", "--size", "64M", "--pool", pool, "--namespace", namespace, "--image", image)
+    with counting(where, 0.0), by_hand(where) as hand:
+        for image in IMAGES:
+            await asyncio.sleep(0.3)
+            cluster.rbd("snap", "create", "--pool", pool, "--namespace", namespace, "--image", image, "--snap", "one")
+        assert mixed(hand, "one")
