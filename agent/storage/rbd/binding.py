@@ -1,11 +1,9 @@
 """Ceph's own Python bindings, which exist only as distribution packages (python3-rados, python3-rbd).
 
 They are compiled for the distribution's Python. An environment of its own does not see them, so the two files are
-loaded by their path; any CPython of the same minor version can.
+loaded by their path, which any CPython of the same minor version can: not by their names, which others may bear too.
 """
 
-import contextlib
-import importlib
 import importlib.util
 import sys
 import sysconfig
@@ -45,8 +43,6 @@ def _get(name: str) -> ModuleType:
 
 
 def _load(name: str) -> ModuleType:
-    with contextlib.suppress(ImportError):
-        return importlib.import_module(name)
     for place in PLACES:
         path = place / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
         if path.exists():

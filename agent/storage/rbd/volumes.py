@@ -110,7 +110,7 @@ class RbdVolumes:
             m.model_copy(update={"snapshot": t.snapshot, "guid": t.guid}) for m, t in zip(members, made, strict=True)
         ]
         consistency = order.point.consistency
-        if consistency is not Consistency.PAUSED and len(members) > 1:
+        if consistency is Consistency.ATOMIC and len(members) > 1:  # what else was asked for is the caller's to know
             looked = await self._each(cluster, [partial(points.look, dataset=d, me=self._me) for d in datasets])
             one_instant = all(v.unchanged_since(m.guid) for v, m in zip(looked, taken, strict=True))
             consistency = Consistency.ATOMIC if one_instant else Consistency.NONE
