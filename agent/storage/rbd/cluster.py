@@ -30,9 +30,10 @@ Outcome = TypeVar("Outcome")
 class Pool:
     """An open pool and namespace, as a call sees it; used by one thread."""
 
-    def __init__(self, io: Any, fsid: str) -> None:
+    def __init__(self, connection: Any, io: Any) -> None:
+        self.connection = connection
         self.io = io
-        self.fsid = fsid
+        self.fsid = str(connection.get_fsid())
         self.id = int(io.get_pool_id())
         self.rados, self.rbd = binding.rados(), binding.rbd()
 
@@ -82,7 +83,7 @@ class Cluster:
             connection = self._enter()
             with connection.handle.open_ioctx(self.access.pool) as io:
                 io.set_namespace(self.access.namespace)
-                return work(Pool(io, connection.handle.get_fsid()))
+                return work(Pool(connection.handle, io))
         except (VolumesError, Refused):
             raise
         except Exception as error:  # the bindings' classes: rados.Error and rbd.Error, whose base is Exception
@@ -129,8 +130,8 @@ class Cluster:
         if not connected and number not in (errno.ESHUTDOWN, errno.ENOTCONN):
             if number in (errno.EACCES, errno.EPERM):
                 return f"{access} refuses the key of client.{access.user}: {self._keyring()}"
-            if number == errno.ENOENT:
-                return f"there is no configuration or key for {access}: {self._keyring()}"
+            if number in (errno.ENOENT, errno.EIO):
+                return f"there is no key for {access} that can be read: {self._keyring()}"
             if number == errno.ETIMEDOUT:
                 return f"no mon of {access} answers; look at ceph -s."
         match number:

@@ -200,7 +200,7 @@ class CephCluster:
     def add_key(self, name: str, *caps: str) -> Path:
         """The keyring of a new user `client.NAME`; `caps` as for ceph auth add."""
         path = self.directory / f"{name}.keyring"
-        self.ceph("auth", "get-or-create", f"client.{name}", *caps, "-o", str(path))
+        self._run("ceph", "-c", str(self.conf), "auth", "get-or-create", f"client.{name}", *caps, "-o", str(path))
         return path
 
     def _key(self, path: Path, name: str, *caps: str) -> None:

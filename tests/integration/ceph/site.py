@@ -215,15 +215,16 @@ async def running(site: Site, *nodes: str) -> AsyncIterator[Site]:
 class Guest:
     """A process that writes the counter to the guest's disks."""
 
-    def __init__(self, where: Where, images: list[str], pace: float = 0.005) -> None:
+    def __init__(self, where: Where, images: list[str], pace: float = 0.005, command: tuple[str, ...] = ()) -> None:
         cluster, pool, namespace = where
         disks = [f"{pool}/{namespace}/{image}" for image in images]
         self.out = (cluster.directory / f"writer-{next(_numbers)}.out").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "integration.ceph.writer", str(cluster.conf), "admin", *disks],
+            [*command, sys.executable, "-m", "integration.ceph.writer", str(cluster.conf), "admin", *disks],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PACE": str(pace)},
             stdin=subprocess.PIPE,
             stdout=self.out,
+            stderr=subprocess.STDOUT,
             text=True,
         )
 
@@ -249,6 +250,11 @@ class Guest:
     def resume(self) -> None:
         """Let it go on."""
         self._say("cont")
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        self.process.kill()
+        self.end()
 
     def end(self) -> None:
         """Shut down: a guest that is killed leaves its locks, which others wait for until its watch has timed out."""
