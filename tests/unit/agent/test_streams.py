@@ -1,7 +1,7 @@
 import pytest
 from holdfast.agent.ports import ReceiveOrder, SendOrder
-from holdfast.agent.storage.zfs import names
 from holdfast.agent.storage.child import failure
+from holdfast.agent.storage.zfs import names
 from holdfast.agent.storage.zfs.streams import receive_args, send_args
 
 SOURCE = "tank/guests/vm-101-disk-0@holdfast-1-2"
