@@ -132,7 +132,7 @@ class GuestWorker:
                     scan = await self._take(plan.step, protection, scan)
                 except VolumesError as error:  # letting go of something may be what helps: the pool may be full
                     failed = error
-            if not scan.failed:  # what another pool holds would look as if it were gone
+            if scan.sees_all_of(self.vmid):
                 await self._tidy(scan)
             if failed is not None:
                 raise failed

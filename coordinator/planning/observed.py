@@ -145,6 +145,10 @@ class Scan:
                 points[point.id] = points[point.id].joined(point) if point.id in points else point
         return points
 
+    def sees_all_of(self, vmid: int) -> bool:
+        """Whether no member of the guest's points may be where this look failed: it would look as if it were gone."""
+        return not self.failed or all(len(p.members) == len(p.disks) for p in self.recorded_points(vmid).values())
+
     def complete_points(self, vmid: int) -> list[RecoveryPoint]:
         """The guest's complete points here, oldest first."""
         found = self._complete.get(vmid)

@@ -312,7 +312,7 @@ def _bring(
             reason="TargetOccupied",
             target=assignment.node,
             message=f"{assignment.node} already has a dataset {there.dataset} that Holdfast did not make; it is left"
-            f" alone. Rename it there (zfs rename), or map {disk.volume} to another storage.",
+            f" alone. Rename it there, or map {disk.volume} to another storage.",
         )
     steps: list[Step] = []
     if there.resume_token is not None:
@@ -331,8 +331,8 @@ def _bring(
             reason="ReplicaHasOtherSnapshots",
             target=assignment.node,
             message=f"{there.dataset} on {assignment.node} has snapshots newer than the last common one, so nothing"
-            " can be received on top. List them with zfs list -t snapshot and destroy those that you do not need;"
-            " keep other snapshot tools away from replicas.",
+            " can be received on top. List them (zfs list -t snapshot, rbd snap ls) and destroy those that you do not"
+            " need; keep other snapshot tools away from replicas.",
         )
     return [*steps, SetAside(assignment.vmid, assignment.node, disk), send(None)]
 
@@ -342,7 +342,8 @@ def _modified(assignment: Assignment, there: TargetVolume) -> Condition:
         reason="ReplicaModified",
         target=assignment.node,
         message=f"{there.dataset} on {assignment.node} was written to since its last point; that is left alone. Look"
-        " at what was written; then zfs rollback it to its newest snapshot, and replication goes on.",
+        " at what was written; then roll it back to its newest snapshot (zfs rollback, rbd snap rollback), and"
+        " replication goes on.",
     )
 
 
