@@ -64,12 +64,15 @@ class Cluster:
 
     async def call(self, what: str, work: Callable[[Pool], Outcome], limit: float = LIMIT) -> Outcome:
         """Run blocking work on the pool. Raises what the work refuses, or VolumesError that tells `what` failed."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, self._run, what, work)
         try:
             async with asyncio.timeout(limit):
-                return await future
+                return await self.start(what, work)
         except TimeoutError:
             raise VolumesError(f"{what}: {self.access} did not end it within {limit:.0f} s.") from None
+
+    def start(self, what: str, work: Callable[[Pool], Outcome]) -> asyncio.Future[Outcome]:
+        """Begin a call, for whoever will not wait for it to end."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._run, what, work)
 
     def close(self) -> None:
         """Let go of the connection."""

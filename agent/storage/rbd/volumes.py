@@ -10,11 +10,16 @@ from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, Se
 from holdfast.agent.storage.child import move, stream
 from holdfast.agent.storage.rbd import anchor, identity, incoming, names, points
 from holdfast.agent.storage.rbd.access import Access
-from holdfast.agent.storage.rbd.cluster import LIMIT_OF_ALL, Cluster, Pool
+from holdfast.agent.storage.rbd.cluster import LIMIT, LIMIT_OF_ALL, Cluster, Pool
 from holdfast.agent.storage.rbd.images import Images
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Volume, pool_of
+
+Seen = tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]
+
+IMPATIENT = 1.0
+"""Seconds to wait for a storage that failed last time: guests on other storages wait for the same look."""
 
 
 class RbdVolumes:
@@ -26,6 +31,10 @@ class RbdVolumes:
         self._access = access
         self._clusters: dict[str, Cluster] = {}
         self._images: dict[str, Images] = {}
+        self._looking: dict[str, asyncio.Future[Seen]] = {}
+        """Looks that have not ended, of storages that fail."""
+        self._failing: dict[str, str] = {}
+        """Storage → why the last look failed."""
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -55,23 +64,43 @@ class RbdVolumes:
         wanted = self._access()
         for storeid in [s for s, c in self._clusters.items() if wanted.get(s) != c.access]:
             self._clusters.pop(storeid).close()
+            self._looking.pop(storeid, None)
+            self._failing.pop(storeid, None)
         for storeid, access in wanted.items():
             if storeid not in self._clusters:
                 self._clusters[storeid] = Cluster(access)
                 self._images[storeid] = Images(storeid, self._me)
 
-    async def _look(self, storeid: str) -> tuple[dict[str, Volume], dict[tuple[str, int], Anchor]] | str:
-        images, key = self._images[storeid], names.PREFIX + storeid
+    async def _look(self, storeid: str) -> Seen | str:
+        """What is on a storage, or why that is not known. One that failed last time is not waited for as long."""
+        before = self._looking.pop(storeid, None)
+        if before is not None and not await _ends(before, IMPATIENT):
+            self._looking[storeid] = before
+            return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} has not answered for long.")
+        if before is not None and not before.cancelled() and before.exception() is None:
+            self._failing.pop(storeid, None)  # it answers again; what that look has found is out of date by now
+        patience = IMPATIENT if storeid in self._failing else LIMIT
+        look = self._clusters[storeid].start("look", partial(self._see, storeid))
+        if await _ends(look, patience):
+            return self._settle(storeid, look)
+        self._looking[storeid] = look
+        return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} was not seen in {patience:.0f} s.")
 
-        def look(pool: Pool) -> tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]:
-            mine = [vmid for vmid, node in anchor.index(pool).items() if node == self._me]
-            marks = {vmid: found for vmid in mine if (found := anchor.read(pool, vmid)) and found.node == self._me}
-            return images.look(pool), {(key, vmid): found.anchor(key, vmid) for vmid, found in marks.items()}
-
+    def _settle(self, storeid: str, look: asyncio.Future[Seen]) -> Seen | str:
         try:
-            return await self._clusters[storeid].call("look", look)
+            seen = look.result()
         except VolumesError as error:
+            self._failing[storeid] = str(error)
             return str(error)
+        self._failing.pop(storeid, None)
+        return seen
+
+    def _see(self, storeid: str, pool: Pool) -> Seen:
+        key = names.PREFIX + storeid
+        mine = [vmid for vmid, node in anchor.index(pool).items() if node == self._me]
+        marks = {vmid: found for vmid in mine if (found := anchor.read(pool, vmid)) and found.node == self._me}
+        anchors = {(key, vmid): found.anchor(key, vmid) for vmid, found in marks.items()}
+        return self._images[storeid].look(pool), anchors
 
     def _cluster(self, pool: str) -> Cluster:
         storeid = names.storeid_of(pool)
@@ -259,6 +288,12 @@ class RbdVolumes:
             await self.destroy(
                 order.pool, order.vmid, order.epoch, order.destroy, order.forget, order.forget_definitions
             )
+
+
+async def _ends(look: asyncio.Future[Seen], seconds: float) -> bool:
+    """Wait so long. Cancelled, it leaves the look to itself: the thread cannot be stopped."""
+    look.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may ask for it any more
+    return bool((await asyncio.wait((look,), timeout=seconds))[0])
 
 
 def _check_member(member: Member, here: Volume) -> None:

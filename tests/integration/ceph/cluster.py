@@ -94,7 +94,7 @@ class CephCluster:
     """One cluster with pool `rbd`. `store`: bluestore survives a kill -9 of its OSD, memstore is faster."""
 
     def __init__(self, *, store: str = "bluestore", address: str | None = None) -> None:
-        self.address = address or _free_address()
+        self.address = address or free_address()
         self.fsid = str(uuid.uuid4())
         self.directory = Path(tempfile.mkdtemp(prefix="hf-ceph-"))  # short: a unix socket's path has 107 characters
         self.conf = self.directory / "ceph.conf"
@@ -223,7 +223,7 @@ class CephCluster:
 _ENV = {key: value for key, value in os.environ.items() if not key.startswith("CEPH_")}
 
 
-def _free_address() -> str:
+def free_address() -> str:
     """A loopback address on which no other cluster's mon listens."""
     while True:
         address = f"127.{random.randint(10, 250)}.{random.randint(1, 250)}.{random.randint(2, 250)}"

@@ -1,6 +1,7 @@
 """What goes wrong on Ceph is said within a bound, the rest goes on, and afterwards everything converges."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from holdfast.agent.ports import VolumesError
 from holdfast.agent.storage.rbd import binding
 from holdfast.coordinator.store.client import EtcdStore
-from integration.ceph.cluster import CephCluster, ceph_running
+from integration.ceph.cluster import CephCluster, ceph_running, free_address
 from integration.ceph.site import MIB, Site, Where, by_hand, running, writing
 from integration.etcd_cluster import EtcdCluster
 
@@ -116,6 +117,25 @@ async def test_a_wrong_key_and_a_missing_pool_are_told_by_name_and_other_storage
         assert len(scan.volumes) == 3
         site.keyring("beta", "away").write_bytes(right)
         await site.progress(seconds=60)
+
+
+async def test_a_storage_whose_mon_is_silent_holds_up_no_other(site: Site, store: EtcdStore) -> None:
+    await site.define(store)
+    with socket.create_server((address := free_address(), 3300)):  # it takes connections, and says nothing
+        properties = {"pool": "rbd", "monhost": address}
+        await site.put(store, "storage", "silent", {"type": "rbd", "shared": True, "properties": properties})
+        for node in site.ports:
+            site.keyring(node, "silent").write_bytes(site.home[0].keyring.read_bytes())
+        async with running(site):
+            await site.progress(seconds=60)
+            began = time.monotonic()
+            scan = await site.scan("alpha")
+            assert "no mon" in scan.failed["rbd:silent"]
+            assert time.monotonic() - began < 3
+            with by_hand(site.home) as home:
+                home.write("vm-101-disk-0", os.urandom(MIB))
+            await site.progress()
+            assert site.reasons() == {}
 
 
 async def test_a_pool_that_is_full_is_told_and_its_points_stay(
