@@ -31,7 +31,7 @@ class Taken:
 
 
 def look(pool: Pool, dataset: str, me: str) -> Volume:
-    """One image, as it is now. Raises Refused if it has gone."""
+    """One image, as it is now. Raises VolumesError if it has gone."""
     try:
         with opened(pool, names.image_of(dataset), read_only=True) as image:
             return volume(pool, image, names.storeid_of(dataset), me)
@@ -43,6 +43,8 @@ def announce(pool: Pool, vmid: int, me: str, epoch: int, name: str, datasets: Se
     """Note what is about to be snapshotted, after removing what an earlier attempt has left."""
     marks = anchor.read(pool, vmid)
     unfinished = marks.unfinished if marks else {}
+    if unfinished:  # a stale owner must not remove what the new one is about to record
+        anchor.change(pool, vmid, me, epoch, {})
     for left, images in unfinished.items():
         for dataset in images:
             _remove_if_there(pool, dataset, left, None)
@@ -50,10 +52,15 @@ def announce(pool: Pool, vmid: int, me: str, epoch: int, name: str, datasets: Se
     anchor.change(pool, vmid, me, epoch, {anchor.TAKING + name: " ".join(datasets)}, gone)
 
 
-def snapshot(pool: Pool, dataset: str, name: str, reuse: tuple[str, int] | None, me: str) -> Taken:
-    """Make one snapshot; none if nothing was written since the one that may be used again."""
-    if reuse is not None and look(pool, dataset, me).unchanged_since(reuse[1]):
-        return Taken(*reuse, made=False)
+def same_as(pool: Pool, dataset: str, before: tuple[str, int] | None, me: str) -> Taken | None:
+    """The snapshot that may be used again, if nothing was written since."""
+    if before is not None and look(pool, dataset, me).unchanged_since(before[1]):
+        return Taken(*before, made=False)
+    return None
+
+
+def snapshot(pool: Pool, dataset: str, name: str) -> Taken:
+    """Make one snapshot."""
     with opened(pool, names.image_of(dataset)) as image:
         image.create_snap(name)
         return Taken(name, guids(pool, image)[name], made=True)

@@ -131,10 +131,12 @@ class RbdVolumes:
         datasets = [m.dataset for m in members]
         before = partial(points.announce, vmid=order.vmid, me=self._me, epoch=order.epoch, name=name, datasets=datasets)
         await cluster.call(f"begin point {order.point.id}", before)
-        made = await self._each(
-            cluster,
-            [partial(points.snapshot, dataset=d, name=name, reuse=order.reuse.get(d), me=self._me) for d in datasets],
-        )
+        same = [partial(points.same_as, dataset=d, before=order.reuse.get(d), me=self._me) for d in datasets]
+        found = dict(zip(datasets, await self._each(cluster, same), strict=True))
+        changed = [d for d in datasets if found[d] is None]
+        new = await self._each(cluster, [partial(points.snapshot, dataset=d, name=name) for d in changed])
+        found |= dict(zip(changed, new, strict=True))
+        made = [found[d] for d in datasets]
         taken = [
             m.model_copy(update={"snapshot": t.snapshot, "guid": t.guid}) for m, t in zip(members, made, strict=True)
         ]

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from holdfast.agent.ports import TakeOrder
+from holdfast.agent.ports import Refused, TakeOrder
 from holdfast.agent.storage.volumes import NodeVolumes
 from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.model.storage import Storage
@@ -127,3 +128,28 @@ async def test_the_check_turns_red_where_snapshots_are_taken_one_after_the_other
             await asyncio.sleep(0.3)
             cluster.rbd("snap", "create", "--pool", pool, "--namespace", namespace, "--image", image, "--snap", "one")
         assert mixed(hand, "one")
+
+
+async def test_what_a_crash_left_of_a_point_goes_with_the_next_and_only_under_the_owners_epoch(
+    place: Callable[[str], Where], tmp_path: Path
+) -> None:
+    where = place("home")
+    async with volumes_on(where, tmp_path) as volumes:
+        crashed = order(1, Consistency.ATOMIC)
+        await volumes.raise_epoch("rbd:home", 101, 1)
+        cut_short = asyncio.create_task(volumes.take(crashed))
+        with by_hand(where) as hand:
+            while not any(hand.snapshots(image) for image in IMAGES):  # noqa: ASYNC110 - librbd tells nobody
+                await asyncio.sleep(0)
+            cut_short.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await cut_short
+            await asyncio.sleep(1)  # its threads end by themselves
+            assert any("holdfast-1-1" in hand.snapshots(image) for image in IMAGES)
+            stale = dataclasses.replace(order(2, Consistency.ATOMIC), epoch=0)
+            with pytest.raises(Refused, match="epoch 1"):
+                await volumes.take(stale)
+            assert any("holdfast-1-1" in hand.snapshots(image) for image in IMAGES)
+            point = await volumes.take(order(2, Consistency.ATOMIC))
+            assert point.consistency is Consistency.ATOMIC
+            assert [hand.snapshots(image) for image in IMAGES] == [["holdfast-1-2"]] * 3
