@@ -14,7 +14,7 @@ from integration.ceph.cluster import CephCluster, ceph_running, free_address
 from integration.ceph.site import MIB, Site, Where, by_hand, running, writing
 from integration.etcd_cluster import EtcdCluster
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(240, func_only=True)
 
 BOUND = 30.0
 """Seconds until a fault is told, where a mon or an OSD has 5 s to answer (the agent's default is 15)."""

@@ -18,7 +18,7 @@ from holdfast.coordinator.model.storage import Storage
 from integration.ceph.cluster import CephCluster, ceph_running
 from integration.ceph.site import Guest, by_hand
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(180, func_only=True)
 
 CAPS = ("mon", 'profile rbd, allow command "osd blocklist"', "osd", "profile rbd")
 

@@ -15,7 +15,7 @@ from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.model.storage import Storage
 from integration.ceph.site import Guest, Hand, Where, by_hand, writing
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(180, func_only=True)
 
 IMAGES = ["vm-101-disk-0", "vm-101-disk-1", "vm-101-disk-2"]
 SIZE = 64 * 2**20

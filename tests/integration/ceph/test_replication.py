@@ -10,7 +10,7 @@ from integration.ceph.cluster import CephCluster
 from integration.ceph.site import MIB, Site, Where, by_hand, running, writing
 from integration.etcd_cluster import EtcdCluster
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(180, func_only=True)
 
 
 async def same_at_every_point(site: Site) -> int:
