@@ -112,6 +112,7 @@ def make(pool: Pool, vmid: int, me: str) -> None:
 
 def change(pool: Pool, vmid: int, me: str, epoch: int, values: Mapping[str, str], gone: Sequence[str] = ()) -> None:
     """Set and remove marks, in one transaction that checks epoch and node. Raises Refused, or VolumesError."""
+    pool.io.set_osdmap_full_try()  # what frees a full pool is marked first
     for _ in range(_TRIES):
         marks = read(pool, vmid)
         if marks is None:

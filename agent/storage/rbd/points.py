@@ -85,6 +85,7 @@ def drop(pool: Pool, members: Sequence[Member]) -> None:
 
 def destroy(pool: Pool, doomed: Sequence[Doomed]) -> None:
     """Remove snapshots that still have their GUID. All are tried; the first failure is raised at the end."""
+    pool.io.set_osdmap_full_try()  # as rbd snap rm does: in a full pool anything else waits
     failed: Exception | None = None
     for each in doomed:
         dataset, _, name = each.snapshot.partition("@")
@@ -118,6 +119,7 @@ def each_snapshot(snapshots: Sequence[str], act: Callable[[object, str], None], 
     for name in snapshots:
         image, short = names.split_snapshot(name)
         by_image.setdefault(image, []).append(short)
+    pool.io.set_osdmap_full_try()
     for image_name, shorts in by_image.items():
         with opened(pool, image_name) as image:
             for short in shorts:

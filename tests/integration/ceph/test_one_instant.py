@@ -4,63 +4,16 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from holdfast.agent.ports import Refused, TakeOrder
-from holdfast.agent.storage.volumes import NodeVolumes
-from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
-from holdfast.coordinator.model.storage import Storage
+from holdfast.agent.ports import Refused
+from holdfast.coordinator.model.point import Consistency
+from integration.ceph.home import IMAGES, order, volumes_on
 from integration.ceph.site import Guest, Hand, Where, by_hand, writing
 
 pytestmark = pytest.mark.timeout(180, func_only=True)
-
-IMAGES = ["vm-101-disk-0", "vm-101-disk-1", "vm-101-disk-2"]
-SIZE = 64 * 2**20
-
-
-@contextlib.asynccontextmanager
-async def volumes_on(where: Where, directory: Path) -> AsyncIterator[NodeVolumes]:
-    """Node alpha's storage, with the guest's images on it."""
-    cluster, pool, namespace = where
-    (directory / "home.keyring").write_bytes(cluster.keyring.read_bytes())
-    properties = {"pool": pool, "namespace": namespace, "monhost": cluster.address}
-    volumes = NodeVolumes("alpha", lambda: datetime.now(UTC), directory, Path("/nonexistent"))
-    volumes.storages = lambda: {"home": Storage(type="rbd", shared=True, properties=properties)}
-    for image in IMAGES:
-        cluster.rbd("create", "--size", "64M", "--pool", pool, "--namespace", namespace, "--image", image)
-    try:
-        await volumes.scan()
-        await volumes.prepare("rbd:home", 101)
-        yield volumes
-    finally:
-        volumes.close()
-
-
-def order(sequence: int, consistency: Consistency) -> TakeOrder:
-    members = tuple(
-        Member(
-            disk=f"scsi{number}",
-            volume=f"home:{image}",
-            dataset=f"rbd:home/{image}",
-            snapshot=f"holdfast-1-{sequence}",
-            guid=0,
-            size=SIZE,
-        )
-        for number, image in enumerate(IMAGES)
-    )
-    point = RecoveryPoint(
-        epoch=1,
-        sequence=sequence,
-        instant=datetime.now(UTC),
-        consistency=consistency,
-        definition="d",
-        disks=tuple(m.disk for m in members),
-        members=members,
-    )
-    return TakeOrder(101, "rbd:home", 1, point, {}, "text")
 
 
 def mixed(hand: Hand, snapshot: str) -> bool:
