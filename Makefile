@@ -42,6 +42,7 @@ bench: env ## the figures of the README, each as a ratio in one run (the first t
 	$(RUN) python benchmarks/formats.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/mirror.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/etcd.py
+	$(RUN) python benchmarks/rbd.py
 
 .PHONY: soak
 soak: env ## counted runs, each a line in tests/soak/LEDGER.md: make soak SCENARIO=replication N=10 SEED=1

@@ -1,6 +1,7 @@
 """One node's agent: follows the keyspace, keeps the guests that it owns replicated, receives those of others."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 
 import structlog
@@ -22,6 +23,7 @@ from holdfast.agent.view import View
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.store.cache import Cache, Change
 from holdfast.coordinator.store.mark import mark_of
 from holdfast.coordinator.store.port import Listing, Store
@@ -80,6 +82,10 @@ class Agent:
         self.guests: dict[int, GuestWorker] = {}
         self._reporter.guests = lambda: self.guests
         self.api = Api(self._context, self.guests, credentials, self._staleness, self._conditions)
+
+    def storages(self) -> Mapping[str, Storage]:
+        """The storages of desired state in force."""
+        return self._view.desired.storages
 
     def _staleness(self) -> float | None:
         return self.cache.staleness() if self.cache.synced.is_set() else None

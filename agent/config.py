@@ -42,6 +42,10 @@ class AgentSettings(EtcdSettings):
     socket: Path = SOCKET
     """Where the API answers on this machine, to root."""
     state: Path = Path("/var/lib/holdfast")
+    ceph_keys: Path = Path("/etc/pve/priv/ceph")
+    """Where the keys of Ceph storages are: STOREID.keyring, and STOREID.conf where one needs its own configuration."""
+    ceph_conf: Path = Path("/etc/ceph/ceph.conf")
+    """The configuration of Ceph for storages that have none of their own."""
     mirror: Path | None = None
     """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""
     mirror_cert: Path | None = None

@@ -139,7 +139,8 @@ class GuestWorker:
                     scan = await self._take(plan.step, protection, scan)
                 except VolumesError as error:  # letting go of something may be what helps: the pool may be full
                     failed = error
-            await self._tidy(scan)
+            if scan.sees_all_of(self.vmid):
+                await self._tidy(scan)
             if failed is not None:
                 raise failed
         return plan.conditions + self._stuck

@@ -17,7 +17,7 @@ from holdfast.agent.mqtt.announcer import notice
 from holdfast.agent.mqtt.outbox import Outbox
 from holdfast.agent.mqtt.publisher import Publisher
 from holdfast.agent.ports import Host
-from holdfast.agent.storage.zfs.volumes import ZfsVolumes
+from holdfast.agent.storage.volumes import NodeVolumes
 from holdfast.agent.transfer.tcp import TcpWire
 from holdfast.agent.transfer.tls import TlsWire
 from holdfast.coordinator import __version__
@@ -85,7 +85,9 @@ async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
     publisher = _publisher(settings, host)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        parts = Agent(settings, store, ZfsVolumes(host.now), wire, host, credentials, publisher)
+        volumes = NodeVolumes(settings.node, host.now, settings.ceph_keys, settings.ceph_conf)
+        parts = Agent(settings, store, volumes, wire, host, credentials, publisher)
+        volumes.storages = parts.storages
         agent = asyncio.create_task(_serve(parts, settings, host, publisher))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)
@@ -99,4 +101,5 @@ async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
             return 1
         finally:
             host.notify("STOPPING=1")
+            volumes.close()
     return 1

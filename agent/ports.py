@@ -117,6 +117,12 @@ class ReceiveOrder:
     """`volume` or `filesystem`."""
     resume: bool = False
     incremental: bool = False
+    snapshot: str = ""
+    """Short name of the snapshot that comes."""
+    guid: int = 0
+    """Its GUID."""
+    base: int = 0
+    """GUID of the snapshot that the stream begins at; 0: in full, or with `resume` whatever the cut one began at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,7 @@ class Volumes(Protocol):
         """Drop what is kept of a broken stream."""
 
     async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
-        """Rename a replica of ours out of the way, under `<pool>/holdfast/aside/`; return its new name."""
+        """Rename a replica of ours out of the way, within its pool; return its new name."""
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """Set native properties of a container's volume."""

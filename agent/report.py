@@ -107,7 +107,7 @@ class Reporter:
         for vmid, worker in self.guests().items():
             key = self._keys.guest_report(self._me, vmid)
             said[key] = self._guest(key, worker, now).to_json()
-        if not self._scanner.has_looked:
+        if not self._scanner.has_looked or self._scanner.failed:  # what was not seen is not therefore gone
             said |= {key: value for key, value in self._written.items() if key.startswith(self._replica_prefix)}
         for vmid, points in self._replicas().items():
             key = self._keys.replica_report(self._me, vmid)
@@ -144,7 +144,8 @@ class Reporter:
     def _self(self, now: datetime) -> AgentReport:
         """`seen` moves in steps, so that it alone causes no write more often than that."""
         key = self._keys.agent(self._me)
-        self._since[key] = keep_since(self._since.get(key, ()), self.conditions(now), now)
+        failed = [Condition(reason="StorageFailed", message=why) for _, why in sorted(self._scanner.failed.items())]
+        self._since[key] = keep_since(self._since.get(key, ()), (*self.conditions(now), *failed), now)
         seen = datetime.fromtimestamp(now.timestamp() // SEEN.total_seconds() * SEEN.total_seconds(), now.tzinfo)
         return AgentReport(
             version=__version__,

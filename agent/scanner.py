@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 
 from holdfast.agent.ports import Host, Volumes
 from holdfast.coordinator.planning.observed import Scan
@@ -40,6 +41,11 @@ class Scanner:
     def has_looked(self) -> bool:
         """Whether anything is known of this node's storage."""
         return self._latest is not None
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """Pool → why the latest look could not see it."""
+        return self._latest[1].failed if self._latest else {}
 
     def anchors(self) -> set[tuple[str, int]]:
         """(pool, VMID) of everything that is marked on this node, as last seen."""

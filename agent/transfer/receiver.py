@@ -108,6 +108,9 @@ class Receiver:
         refusal = admit(claim, self._me, owner, generation, scan.epoch_of(claim.vmid))
         if refusal is not None:
             raise Refused(refusal.reason, refusal.message)
+        for dataset in sorted(allowed_datasets(self._known.assignment_here(claim.vmid))):
+            if why := scan.failed.get(pool_of(dataset)):
+                raise Refused("StorageFailed", f"{self._me} cannot look at what it has of the guest: {why}")
 
     def _allow(self, claim: Claim, datasets: list[str], scan: Scan, partial: int = 0) -> None:
         """Only datasets that this guest's assignment names, and none that is somebody else's.
@@ -139,7 +142,16 @@ class Receiver:
         try:
             await channel.send(wire.Answer())
             mark = f"{claim.vmid}/{ask.disk}"
-            order = ReceiveOrder(ask.dataset, mark, ask.kind, resume=ask.resume, incremental=ask.base_guid != 0)
+            order = ReceiveOrder(
+                ask.dataset,
+                mark,
+                ask.kind,
+                resume=ask.resume,
+                incremental=ask.base_guid != 0,
+                snapshot=ask.snapshot,
+                guid=ask.guid,
+                base=ask.base_guid,
+            )
             try:
                 await self._volumes.receive(order, channel)
             except VolumesError as error:

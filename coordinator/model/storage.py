@@ -1,13 +1,16 @@
 """`desired/storage/<storeid>`: one section of storage.cfg."""
 
+import re
 from typing import Self
 
 from holdfast.coordinator.model.names import NodeName, check_dataset
 from holdfast.coordinator.model.record import Record
 from pydantic import Field, model_validator
 
-REPLICABLE = frozenset({"zfspool"})
-"""Storage types between which Holdfast replicates so far."""
+REPLICABLE = frozenset({"zfspool", "rbd"})
+"""Storage types that Holdfast replicates so far, each to its own kind."""
+
+_CEPH_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
 
 
 class Storage(Record):
@@ -27,6 +30,15 @@ class Storage(Record):
     """Everything else of the section, by type: `pool`, `sparse`, `blocksize`, `mountpoint` … Never a secret."""
 
     @model_validator(mode="after")
+    def _rbd_names_are_plain(self) -> Self:
+        """They end up in a command's arguments."""
+        if self.type == "rbd":
+            for name in ("pool", "namespace", "data-pool", "username"):
+                if (value := self.properties.get(name)) is not None and not _CEPH_NAME.match(value):
+                    raise ValueError(f"properties.{name} of an rbd storage cannot be {value!r}")
+        return self
+
+    @model_validator(mode="after")
     def _zfspool_has_a_pool(self) -> Self:
         if self.type == "zfspool":
             if "pool" not in self.properties:
@@ -40,9 +52,21 @@ class Storage(Record):
 
     @property
     def replicable(self) -> bool:
-        """Whether volumes here can be replicated to another storage of the same type."""
-        return self.type in REPLICABLE and not self.shared
+        """Whether volumes here can be replicated to another storage of the same type. RBD is shared by its nature."""
+        return self.type == "rbd" or (self.type in REPLICABLE and not self.shared)
 
-    def dataset(self, volname: str) -> str:
-        """The ZFS dataset of a volume. A linked clone, `base-9-disk-0/vm-101-disk-0`, lies beside its base."""
-        return f"{self.properties['pool']}/{volname.rpartition('/')[2]}"
+    def dataset(self, storeid: str, volname: str) -> str:
+        """What holds a volume of this storage, which is called `storeid`: `<pool>/<name>`, or `rbd:STOREID/<name>`.
+
+        A linked clone, `base-9-disk-0/vm-101-disk-0`, lies beside its base.
+        """
+        name = volname.rpartition("/")[2]
+        return f"rbd:{storeid}/{name}" if self.type == "rbd" else f"{self.properties['pool']}/{name}"
+
+    def same_place(self, other: "Storage") -> bool:
+        """Whether both are the same pool and namespace of one Ceph: then they hold the same images."""
+        return self.type == other.type == "rbd" and self._place() == other._place()
+
+    def _place(self) -> tuple[frozenset[str], str, str]:
+        mons = frozenset(re.split(r"[\s,;]+", self.properties.get("monhost", "").strip()))
+        return mons, self.properties.get("pool", "rbd"), self.properties.get("namespace", "")

@@ -16,6 +16,7 @@ REASONS = frozenset(
     {
         "Unprotected", "NoDisks", "UnknownStorage", "UnreplicableStorage", "StorageNotOnNode", "UnknownNode",
         "TargetIsOwner", "TargetLacksStorage", "TargetStorageType", "TargetCollision", "DuplicateTarget",
+        "TargetSameStorage",
     }
 )  # fmt: skip
 """Of the conditions that are found here. Any reader of the keyspace finds the same, and sooner than it is reported."""
@@ -201,9 +202,20 @@ def _to_target(
                 f"Disk {slot} of guest {vmid} is on {disk.storeid} of type {source.type}, and storage {mapped} of"
                 f" {target.node} is of type {there.type}. Map it to a storage of type {source.type}.",
             )
+        if source.same_place(there):
+            return refuse(
+                "TargetSameStorage",
+                f"Disk {slot} of guest {vmid} would be replicated from {disk.storeid} to {mapped}, which is the same"
+                f" pool and namespace. Map {disk.storeid} to another pool, namespace or cluster in the policy's target"
+                " (storages:).",
+            )
         disks.append(
             DiskMap(
-                slot, disk.volume, source.dataset(disk.volname), f"{mapped}:{disk.volname}", there.dataset(disk.volname)
+                slot,
+                disk.volume,
+                source.dataset(disk.storeid, disk.volname),
+                f"{mapped}:{disk.volname}",
+                there.dataset(mapped, disk.volname),
             )
         )
         if len({d.target_dataset for d in disks}) < len(disks):

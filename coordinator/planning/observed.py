@@ -115,7 +115,9 @@ class Scan:
     at: datetime
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     anchors: Mapping[tuple[str, int], Anchor] = field(default_factory=dict)
-    """(zpool, VMID) → what is marked there."""
+    """(pool, VMID) → what is marked there."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Pool → why it could not be looked at. Nothing is known of what is there, so nothing may follow from it."""
     _complete: dict[int, list[RecoveryPoint]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `complete_points` has found already: a scan never changes."""
 
@@ -142,6 +144,10 @@ class Scan:
             for point in anchor.points:
                 points[point.id] = points[point.id].joined(point) if point.id in points else point
         return points
+
+    def sees_all_of(self, vmid: int) -> bool:
+        """Whether no member of the guest's points may be where this look failed: it would look as if it were gone."""
+        return not self.failed or all(len(p.members) == len(p.disks) for p in self.recorded_points(vmid).values())
 
     def complete_points(self, vmid: int) -> list[RecoveryPoint]:
         """The guest's complete points here, oldest first."""
@@ -186,5 +192,5 @@ class Scan:
 
 
 def pool_of(dataset: str) -> str:
-    """The zpool of a dataset."""
+    """What a dataset lies in, and is snapshotted with at once: its zpool, or `rbd:STOREID`."""
     return dataset.partition("/")[0]

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, tzinfo
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
-from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume
+from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, pool_of
 from holdfast.coordinator.planning.steps import AbortPartial, Commit, DiskStep, SendDisk, SetAside, Step, TakePoint
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
@@ -85,6 +85,8 @@ def plan_point(
     last point's instant to its commit.
     """
     took = took or {}
+    if unseen := {pool: why for d in _disks(protection) if (why := scan.failed.get(pool := pool_of(d.dataset)))}:
+        return PointPlan(None, conditions=tuple(_unseen(protection.vmid, why) for why in unseen.values()))
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
     if closed := closed_disks(_disks(protection), scan):
@@ -116,6 +118,13 @@ def plan_point(
     later = [d for a in waiting_on if (d := due_after(a, unchanged, zone, took.get(a.node, 0.0)))]
     look = min(later + asked_for, default=None)
     return PointPlan(None, look and max(look, now + LOOK_AGAIN), unchanged)
+
+
+def _unseen(vmid: int, why: str) -> Condition:
+    return Condition(
+        reason="StorageFailed",
+        message=f"No point is taken of guest {vmid} while its storage cannot be looked at: {why}",
+    )
 
 
 def _missing(vmid: int, disk: DiskMap) -> Condition:
@@ -303,7 +312,7 @@ def _bring(
             reason="TargetOccupied",
             target=assignment.node,
             message=f"{assignment.node} already has a dataset {there.dataset} that Holdfast did not make; it is left"
-            f" alone. Rename it there (zfs rename), or map {disk.volume} to another storage.",
+            f" alone. Rename it there, or map {disk.volume} to another storage.",
         )
     steps: list[Step] = []
     if there.resume_token is not None:
@@ -322,8 +331,8 @@ def _bring(
             reason="ReplicaHasOtherSnapshots",
             target=assignment.node,
             message=f"{there.dataset} on {assignment.node} has snapshots newer than the last common one, so nothing"
-            " can be received on top. List them with zfs list -t snapshot and destroy those that you do not need;"
-            " keep other snapshot tools away from replicas.",
+            " can be received on top. List them (zfs list -t snapshot, rbd snap ls) and destroy those that you do not"
+            " need; keep other snapshot tools away from replicas.",
         )
     return [*steps, SetAside(assignment.vmid, assignment.node, disk), send(None)]
 
@@ -333,7 +342,8 @@ def _modified(assignment: Assignment, there: TargetVolume) -> Condition:
         reason="ReplicaModified",
         target=assignment.node,
         message=f"{there.dataset} on {assignment.node} was written to since its last point; that is left alone. Look"
-        " at what was written; then zfs rollback it to its newest snapshot, and replication goes on.",
+        " at what was written; then roll it back to its newest snapshot (zfs rollback, rbd snap rollback), and"
+        " replication goes on.",
     )
 
 

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
-from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.storage.child import stream
 from holdfast.agent.storage.zfs import definition, names, programs, scan, streams
 from holdfast.agent.storage.zfs.batch import Batch
 from holdfast.agent.storage.zfs.command import run
@@ -98,7 +99,7 @@ class ZfsVolumes:
 
     async def send(self, order: SendOrder, channel: Channel) -> None:
         """Give the channel's socket to zfs send."""
-        await streams.send(order, _stream(channel))
+        await streams.send(order, stream(channel))
 
     async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
         """Give the channel's socket to zfs recv; the parent is made if it is missing."""
@@ -107,7 +108,7 @@ class ZfsVolumes:
             if "/" in parent:
                 async with self._creating:
                     await run("create", "-p", check_dataset(parent))
-        await streams.receive(order, _stream(channel))
+        await streams.receive(order, stream(channel))
 
     async def abort_partial(self, dataset: str) -> None:
         """recv -A: what is left is the replica as its newest snapshot has it, or nothing."""
@@ -203,9 +204,3 @@ def _keys(points: Sequence[PointId], definitions: Sequence[tuple[str, str]]) -> 
     """The properties that records of points, and definitions, are kept in."""
     pieces = [key for digest, text in definitions for key in definition.split(digest, text)]
     return [(f"{names.POINT}{point}",) for point in points] + [(key,) for key in pieces]
-
-
-def _stream(channel: Channel) -> streams.StreamChannel:
-    if not hasattr(channel, "sending"):
-        raise Refused("NoStream", "this storage needs a connection that a process can be given.")
-    return channel  # type: ignore[return-value]  # checked just above

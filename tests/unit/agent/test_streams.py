@@ -1,7 +1,7 @@
 import pytest
 from holdfast.agent.ports import ReceiveOrder, SendOrder
+from holdfast.agent.storage.child import failure
 from holdfast.agent.storage.zfs import names
-from holdfast.agent.storage.zfs.command import failure
 from holdfast.agent.storage.zfs.streams import receive_args, send_args
 
 SOURCE = "tank/guests/vm-101-disk-0@holdfast-1-2"
@@ -68,10 +68,10 @@ def test_a_dataset_that_could_be_an_option_is_not_received_into(dataset: str) ->
 
 
 def test_what_zfs_said_is_told_in_one_line_and_a_long_argument_is_cut() -> None:
-    text = failure(["recv", "x" * 500], 1, b"cannot receive:\n\tinvalid stream\n")
+    text = failure(["zfs", "recv", "x" * 500], 1, b"cannot receive:\n\tinvalid stream\n")
     assert text.endswith("cannot receive: invalid stream")
     assert len(text) < 200
-    assert failure(["list"], 2, b"") == "zfs list: exit code 2"
+    assert failure(["zfs", "list"], 2, b"") == "zfs list: exit code 2"
 
 
 def test_a_guests_anchor_and_what_is_set_aside_bear_no_name_that_proxmox_takes_for_a_disk() -> None:

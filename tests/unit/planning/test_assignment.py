@@ -207,3 +207,33 @@ def test_every_guest_is_protected_or_told_why_not_and_never_onto_itself(
     targets = [a.node for a in found.assignments]
     assert len(targets) == len(set(targets))
     assert set(targets) <= set(desired.nodes) - {home}
+
+
+def ceph(**properties: str) -> dict[str, object]:
+    return {"type": "rbd", "shared": True, "properties": {"monhost": "10.0.0.1 10.0.0.2", **properties}}
+
+
+ON_CEPH = {**WEB, "disks": {"scsi0": {"volume": "ceph:base-9-disk-0/vm-101-disk-0", "size": 2**30}}}
+TO_OTHER = {**TO_BETA, "targets": [{"node": "beta", "storages": {"ceph": "other"}}]}
+
+
+@pytest.mark.parametrize("other", [{"pool": "second"}, {"namespace": "beta"}, {"monhost": "10.9.0.1"}])
+def test_an_image_goes_to_another_pool_namespace_or_cluster(other: dict[str, str]) -> None:
+    desired = world(guests__101=ON_CEPH, storage__ceph=ceph(), storage__other=ceph(**other), policies__p=TO_OTHER)
+    [assignment] = protection(desired).assignments
+    assert assignment.disks[0].dataset == "rbd:ceph/vm-101-disk-0"
+    assert assignment.disks[0].target_dataset == "rbd:other/vm-101-disk-0"
+
+
+@pytest.mark.parametrize("policy", [TO_BETA, TO_OTHER])
+def test_an_image_is_not_replicated_onto_itself(policy: Mapping[str, object]) -> None:
+    same = ceph(pool="rbd", monhost="10.0.0.2,10.0.0.1")
+    desired = world(guests__101=ON_CEPH, storage__ceph=ceph(), storage__other=same, policies__p=policy)
+    assert "same pool and namespace" in reasons(desired)["TargetSameStorage"]
+
+
+def test_ceph_is_not_replicated_to_zfs_nor_back() -> None:
+    to_zfs = {**TO_BETA, "targets": [{"node": "beta", "storages": {"ceph": "local-zfs", "local-zfs": "ceph"}}]}
+    for guest in (ON_CEPH, WEB):
+        desired = world(guests__101=guest, storage__ceph=ceph(), policies__p=to_zfs)
+        assert "TargetStorageType" in reasons(desired)

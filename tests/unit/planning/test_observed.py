@@ -88,3 +88,18 @@ def test_what_is_amended_after_a_destroy_touches_no_other_guest() -> None:
     assert after.volumes[dataset("scsi0")].snapshots == ()
     assert after.anchors["tank", VMID].points == ()
     assert after.volumes[other.dataset] == other
+
+
+def test_a_look_that_failed_somewhere_may_lack_members_of_a_guests_points() -> None:
+    home = Home("scsi0", "fast0")
+    home.take()
+    whole = home.scan()
+    assert whole.sees_all_of(VMID)
+    assert replace(whole, failed={"elsewhere": "no mon answers"}).sees_all_of(VMID)
+    part = replace(
+        whole,
+        volumes={name: v for name, v in whole.volumes.items() if pool_of(name) == "tank"},
+        anchors={key: a for key, a in whole.anchors.items() if key[0] == "tank"},
+    )
+    assert part.sees_all_of(VMID)
+    assert not replace(part, failed={"fast": "no mon answers"}).sees_all_of(VMID)

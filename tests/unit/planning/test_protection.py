@@ -1,5 +1,6 @@
 """When a point is taken."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -252,3 +253,13 @@ def test_a_target_without_a_point_is_served_before_all_others_then_by_age() -> N
 @pytest.mark.parametrize(("took", "due"), [(0, 30), (15, 30), (20, 15), (40, 7.5), (600, 7.5)])
 def test_a_target_that_takes_long_gets_its_points_sooner(took: float, due: float) -> None:
     assert due_after(assignment(rpo=60), after(1), UTC, took) == after(due)
+
+
+def test_no_point_is_taken_while_a_storage_of_the_guest_cannot_be_looked_at() -> None:
+    home = Home("scsi0")
+    scan = replace(home.scan(), volumes={}, failed={"tank": "no mon answers"})
+    found = plan_point(protection(), 1, scan, ["beta"], NOON, UTC)
+    assert found.step is None
+    assert [(c.reason, "no mon answers" in c.message) for c in found.conditions] == [("StorageFailed", True)]
+    elsewhere = replace(home.scan(), failed={"other": "no mon answers"})
+    assert plan_point(protection(assignment(slots=["scsi0"])), 1, elsewhere, ["beta"], NOON, UTC).step is not None

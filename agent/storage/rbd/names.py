@@ -1,0 +1,65 @@
+"""Names of what is Holdfast's on an RBD pool: objects, images, and keys in an image's metadata.
+
+None of them is a disk to Proxmox, which takes `vm-N-…` and `base-N-…` (PVE::Storage::RBDPlugin).
+"""
+
+from holdfast.coordinator.model.names import check_dataset
+from holdfast.coordinator.model.point import PointId
+
+PREFIX = "rbd:"
+"""Of a dataset: `rbd:STOREID/IMAGE`."""
+
+INDEX = "holdfast.index"
+"""The object whose omap has a key for each guest that is marked in this pool and namespace: VMID → its node."""
+META = "holdfast."
+"""Begins every key of ours in an image's metadata."""
+REPLICA = f"{META}replica"
+"""On a replica: `VMID/SLOT NODE`."""
+ASIDE = f"{META}aside"
+"""On an image that was set aside: the VMID that it belonged to."""
+SNAP = f"{META}snap."
+"""On a replica, for each snapshot that was received or is being received: `GUID BASE-GUID`, by the snapshot's name."""
+
+
+def anchor(vmid: int) -> str:
+    """The object that carries what is marked about a guest."""
+    return f"holdfast.guest.{vmid}"
+
+
+def new(image: str) -> str:
+    """An image's name until its marks are on it."""
+    return f"holdfast.new.{image}"
+
+
+def aside(image: str, vmid: int, epoch: int, number: int) -> str:
+    """Where divergent or superseded data of a guest goes: RBD has no folders, so a name that Proxmox passes over."""
+    return f"holdfast.aside.{vmid}-e{epoch}-{number}-{image.removeprefix('holdfast.aside.')}"
+
+
+def storeid_of(name: str) -> str:
+    """The storage of a pool or dataset."""
+    return name.removeprefix(PREFIX).partition("/")[0]
+
+
+def image_of(dataset: str) -> str:
+    """The image of a dataset; ValueError if it is none of RBD's."""
+    check_dataset(dataset)
+    storeid, slash, image = dataset.removeprefix(PREFIX).partition("/")
+    if not dataset.startswith(PREFIX) or not storeid or not slash or "/" in image:
+        raise ValueError(f"not an image: {dataset!r} (rbd:STOREID/IMAGE)")
+    return image
+
+
+def split_snapshot(name: str) -> tuple[str, str]:
+    """Image and short name of `rbd:STOREID/IMAGE@holdfast-…`. Only snapshots of ours are ever named to a command."""
+    dataset, _, short = name.partition("@")
+    if PointId.of_snapshot(short) is None:
+        raise ValueError(f"not a snapshot of Holdfast: {name!r}")
+    return image_of(dataset), short
+
+
+def newer(name: str, others: list[str]) -> bool:
+    """Whether a snapshot of ours is of a later point than all others of ours."""
+    point = PointId.of_snapshot(name)
+    found = [other for other in map(PointId.of_snapshot, others) if other is not None]
+    return point is not None and all(point > other for other in found)

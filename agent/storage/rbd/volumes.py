@@ -1,0 +1,304 @@
+"""The Volumes port on RBD: all storages of type rbd that this node reaches."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.storage.child import move, stream
+from holdfast.agent.storage.rbd import anchor, identity, incoming, names, points
+from holdfast.agent.storage.rbd.access import Access
+from holdfast.agent.storage.rbd.cluster import LIMIT, LIMIT_OF_ALL, Cluster, Pool
+from holdfast.agent.storage.rbd.images import Images
+from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
+from holdfast.coordinator.planning.leftovers import Doomed
+from holdfast.coordinator.planning.observed import Anchor, Scan, Volume, pool_of
+
+Seen = tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]
+
+IMPATIENT = 1.0
+"""Seconds to wait for a storage that failed last time: guests on other storages wait for the same look."""
+
+
+class RbdVolumes:
+    """`access` tells the storages that there are now; it is asked before each look."""
+
+    def __init__(self, me: str, now: Callable[[], datetime], access: Callable[[], Mapping[str, Access]]) -> None:
+        self._me = me
+        self._now = now
+        self._access = access
+        self._clusters: dict[str, Cluster] = {}
+        self._images: dict[str, Images] = {}
+        self._looking: dict[str, asyncio.Future[Seen]] = {}
+        """Looks that have not ended, of storages that fail."""
+        self._failing: dict[str, str] = {}
+        """Storage → why the last look failed."""
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for cluster in self._clusters.values():
+            cluster.close()
+
+    async def scan(self) -> Scan:
+        """Look at every storage. One that fails is told in `failed`, and lets the others be seen."""
+        at = self._now()
+        self._follow()
+        async with asyncio.TaskGroup() as group:
+            looks = {storeid: group.create_task(self._look(storeid)) for storeid in self._clusters}
+        volumes: dict[str, Volume] = {}
+        anchors: dict[tuple[str, int], Anchor] = {}
+        failed: dict[str, str] = {}
+        for storeid, look in looks.items():
+            seen = look.result()
+            if isinstance(seen, str):
+                failed[names.PREFIX + storeid] = seen
+            else:
+                volumes |= seen[0]
+                anchors |= seen[1]
+        return Scan(at, volumes, anchors, failed)
+
+    def _follow(self) -> None:
+        """A connection for each storage as it is defined now."""
+        wanted = self._access()
+        for storeid in [s for s, c in self._clusters.items() if wanted.get(s) != c.access]:
+            self._clusters.pop(storeid).close()
+            self._looking.pop(storeid, None)
+            self._failing.pop(storeid, None)
+        for storeid, access in wanted.items():
+            if storeid not in self._clusters:
+                self._clusters[storeid] = Cluster(access)
+                self._images[storeid] = Images(storeid, self._me)
+
+    async def _look(self, storeid: str) -> Seen | str:
+        """What is on a storage, or why that is not known. One that failed last time is not waited for as long."""
+        before = self._looking.pop(storeid, None)
+        if before is not None and not await _ends(before, IMPATIENT):
+            self._looking[storeid] = before
+            return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} has not answered for long.")
+        if before is not None and not before.cancelled() and before.exception() is None:
+            self._failing.pop(storeid, None)  # it answers again; what that look has found is out of date by now
+        patience = IMPATIENT if storeid in self._failing else LIMIT
+        look = self._clusters[storeid].start("look", partial(self._see, storeid))
+        if await _ends(look, patience):
+            return self._settle(storeid, look)
+        self._looking[storeid] = look
+        return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} was not seen in {patience:.0f} s.")
+
+    def _settle(self, storeid: str, look: asyncio.Future[Seen]) -> Seen | str:
+        try:
+            seen = look.result()
+        except VolumesError as error:
+            self._failing[storeid] = str(error)
+            return str(error)
+        self._failing.pop(storeid, None)
+        return seen
+
+    def _see(self, storeid: str, pool: Pool) -> Seen:
+        key = names.PREFIX + storeid
+        mine = [vmid for vmid, node in anchor.index(pool).items() if node == self._me]
+        marks = {vmid: found for vmid in mine if (found := anchor.read(pool, vmid)) and found.node == self._me}
+        anchors = {(key, vmid): found.anchor(key, vmid) for vmid, found in marks.items()}
+        return self._images[storeid].look(pool), anchors
+
+    def _cluster(self, pool: str) -> Cluster:
+        storeid = names.storeid_of(pool)
+        cluster = self._clusters.get(storeid)
+        if cluster is None:
+            raise VolumesError(f"storage {storeid} is not defined for this node any more.")
+        return cluster
+
+    async def prepare(self, pool: str, vmid: int) -> None:
+        """Make the guest's anchor."""
+        await self._cluster(pool).call("mark a guest", lambda p: anchor.make(p, vmid, self._me))
+
+    async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
+        """Mark the epoch on the anchor; a mark that is later already is refused."""
+        await self._change(pool, vmid, epoch, {})
+
+    async def _change(
+        self, pool: str, vmid: int, epoch: int, values: Mapping[str, str], gone: Sequence[str] = ()
+    ) -> None:
+        await self._cluster(pool).call(
+            f"mark guest {vmid}", lambda p: anchor.change(p, vmid, self._me, epoch, values, gone)
+        )
+
+    async def take(self, order: TakeOrder) -> RecoveryPoint:
+        """Snapshot all images side by side, then record: see `points` on what their instants have in common."""
+        cluster, name = self._cluster(order.pool), order.point.id.snapshot
+        members = order.point.members
+        datasets = [m.dataset for m in members]
+        before = partial(points.announce, vmid=order.vmid, me=self._me, epoch=order.epoch, name=name, datasets=datasets)
+        await cluster.call(f"begin point {order.point.id}", before)
+        same = [partial(points.same_as, dataset=d, before=order.reuse.get(d), me=self._me) for d in datasets]
+        found = dict(zip(datasets, await self._each(cluster, same), strict=True))
+        changed = [d for d in datasets if found[d] is None]
+        new = await self._each(cluster, [partial(points.snapshot, dataset=d, name=name) for d in changed])
+        found |= dict(zip(changed, new, strict=True))
+        made = [found[d] for d in datasets]
+        taken = [
+            m.model_copy(update={"snapshot": t.snapshot, "guid": t.guid}) for m, t in zip(members, made, strict=True)
+        ]
+        consistency = order.point.consistency
+        if consistency is Consistency.ATOMIC and len(members) > 1:  # what else was asked for is the caller's to know
+            looked = await self._each(cluster, [partial(points.look, dataset=d, me=self._me) for d in datasets])
+            one_instant = all(v.unchanged_since(m.guid) for v, m in zip(looked, taken, strict=True))
+            consistency = Consistency.ATOMIC if one_instant else Consistency.NONE
+        point = order.point.model_copy(update={"members": tuple(taken), "consistency": consistency})
+        record = partial(
+            points.record,
+            vmid=order.vmid,
+            me=self._me,
+            epoch=order.epoch,
+            point=point,
+            definition=order.definition,
+            announced=True,
+        )
+        try:
+            await cluster.call(f"record point {point.id}", record)
+        except Refused:
+            ours = [m for m, t in zip(taken, made, strict=True) if t.made]
+            await cluster.call("remove what was snapshotted", lambda p: points.drop(p, ours))
+            raise
+        return point
+
+    @staticmethod
+    async def _each(cluster: Cluster, work: Sequence[Callable[[Pool], Any]]) -> list[Any]:
+        """Side by side, each in a thread. All have ended before the first failure is raised."""
+        calls = [cluster.call("snapshot", each) for each in work]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return outcomes
+
+    async def hold(self, snapshots: Sequence[str]) -> None:
+        """Protect snapshots: nobody can remove one then, by hand or from Proxmox."""
+
+        def protect(image: Any, name: str) -> None:
+            if not image.is_protected_snap(name):
+                image.protect_snap(name)
+
+        await self._on_snapshots(snapshots, protect)
+
+    async def release(self, snapshots: Sequence[str]) -> None:
+        """Undo `hold`. One that somebody has cloned stays protected, and that is an error."""
+
+        def unprotect(image: Any, name: str) -> None:
+            if image.is_protected_snap(name):
+                image.unprotect_snap(name)
+
+        await self._on_snapshots(snapshots, unprotect)
+
+    async def _on_snapshots(self, snapshots: Sequence[str], act: Callable[[Any, str], None]) -> None:
+        for pool in sorted({pool_of(name) for name in snapshots}):
+            here = [name for name in snapshots if pool_of(name) == pool]
+            await self._cluster(pool).call("protect snapshots", partial(points.each_snapshot, here, act))
+
+    async def record_sent(
+        self, pool: str, vmid: int, epoch: int, target: str, point: PointId, bookmarks: Sequence[tuple[str, str]]
+    ) -> None:
+        """Mark what a target committed. RBD has no bookmarks: the snapshots stay."""
+        await self._change(pool, vmid, epoch, {anchor.SENT + target: str(point)})
+
+    async def destroy(
+        self,
+        pool: str,
+        vmid: int,
+        epoch: int,
+        doomed: Sequence[Doomed],
+        forget: Sequence[PointId],
+        definitions: Sequence[tuple[str, str]],
+    ) -> None:
+        """Destroy, then forget. The epoch is checked before the one and with the other."""
+        await self._change(pool, vmid, epoch, {})
+        await self._cluster(pool).call("remove snapshots", lambda p: points.destroy(p, doomed), LIMIT_OF_ALL)
+        gone = [anchor.POINT + str(id) for id in forget] + [anchor.DEFINITION + digest for digest, _ in definitions]
+        if gone:
+            await self._change(pool, vmid, epoch, {}, gone)
+
+    async def drop_bookmark(self, bookmark: str) -> None:
+        """Nothing to do: RBD has none."""
+
+    async def send(self, order: SendOrder, channel: Channel) -> None:
+        """Give the channel's socket to rbd export-diff."""
+        dataset = order.source.partition("@")[0]
+        cluster = self._cluster(pool_of(dataset))
+        image, snapshot = names.split_snapshot(order.source)
+        base = order.base[1:] if order.base else None
+        if order.resume_token is not None:
+            base = await self._base(cluster, dataset, order.resume_token)
+        argv = ["rbd", "export-diff", *cluster.access.argv, "--no-progress", "--image", image, "--snap", snapshot]
+        if base is not None:
+            argv += ["--from-snap", names.split_snapshot(f"{dataset}@{base}")[1]]
+        async with stream(channel).sending() as descriptor:
+            await move([*argv, "--path", "-"], channel, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor)
+
+    async def _base(self, cluster: Cluster, dataset: str, token: str) -> str | None:
+        guid = identity.read_token(token).base
+        if guid is None:
+            return None
+        found = (await cluster.call("look", partial(points.look, dataset=dataset, me=self._me))).snapshot(guid)
+        if found is None:
+            raise VolumesError(f"{dataset} has lost the snapshot that a cut stream began at; it is looked for again.")
+        return str(found.name)
+
+    async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
+        """Give the channel's socket to rbd import-diff, which makes the snapshot when it has everything."""
+        cluster = self._cluster(pool_of(order.dataset))
+        begin = partial(incoming.begin, order=order, me=self._me, data_pool=cluster.access.data_pool)
+        await cluster.call(f"begin to receive {order.dataset}", begin, LIMIT_OF_ALL)
+        image = names.image_of(order.dataset)
+        argv = ["rbd", "import-diff", *cluster.access.argv, "--no-progress", "--image", image, "--path", "-"]
+        async with stream(channel).receiving() as descriptor:
+            await move(argv, channel, stdin=descriptor, stdout=asyncio.subprocess.DEVNULL)
+
+    async def abort_partial(self, dataset: str) -> None:
+        """Roll the head back to the newest snapshot; an image that has none goes."""
+        cluster = self._cluster(pool_of(dataset))
+        await cluster.call(
+            f"undo the cut stream of {dataset}", lambda p: incoming.abort(p, dataset, self._me), LIMIT_OF_ALL
+        )
+
+    async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
+        """Rename within the pool, to a name that Proxmox takes for no disk."""
+        return await self._cluster(pool_of(dataset)).call(
+            f"set {dataset} aside", lambda p: incoming.set_aside(p, dataset, self._me, vmid, epoch)
+        )
+
+    async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
+        """Images have none that belong to their content."""
+
+    async def commit(self, order: CommitOrder) -> None:
+        """Check that the members are here, record the point, then let go of what it supersedes."""
+        cluster = self._cluster(order.pool)
+        for member in order.point.members:
+            if pool_of(member.dataset) == order.pool:
+                here = await cluster.call("look", partial(points.look, dataset=member.dataset, me=self._me))
+                _check_member(member, here)
+        record = partial(
+            points.record,
+            vmid=order.vmid,
+            me=self._me,
+            epoch=order.epoch,
+            point=order.point,
+            definition=order.definition,
+        )
+        await cluster.call(f"record point {order.point.id}", record)
+        if order.destroy or order.forget:
+            await self.destroy(
+                order.pool, order.vmid, order.epoch, order.destroy, order.forget, order.forget_definitions
+            )
+
+
+async def _ends(look: asyncio.Future[Seen], seconds: float) -> bool:
+    """Wait so long. Cancelled, it leaves the look to itself: the thread cannot be stopped."""
+    look.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may ask for it any more
+    return bool((await asyncio.wait((look,), timeout=seconds))[0])
+
+
+def _check_member(member: Member, here: Volume) -> None:
+    found = here.snapshot(member.guid)
+    if found is None or found.name != member.snapshot:
+        raise Refused("MemberMissing", f"{member.full_name} is not there as it was sent; the point is brought again.")

@@ -1,0 +1,181 @@
+"""The storage fence, on hosts in network namespaces: a fenced writer stops, and stays stopped."""
+
+import asyncio
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from holdfast.agent.ports import VolumesError
+from holdfast.agent.storage.rbd import anchor, fence
+from holdfast.agent.storage.rbd.access import Access
+from holdfast.agent.storage.rbd.cluster import Cluster
+from holdfast.coordinator.model.storage import Storage
+from integration.ceph.cluster import CephCluster, ceph_running
+from integration.ceph.site import Guest, by_hand
+
+pytestmark = pytest.mark.timeout(180, func_only=True)
+
+CAPS = ("mon", 'profile rbd, allow command "osd blocklist"', "osd", "profile rbd")
+
+
+def ip(*args: str) -> None:
+    subprocess.run(["ip", *args], check=True, capture_output=True)
+
+
+class Hosts:
+    """A bridge with a cluster on it, and one hypervisor in a namespace of its own."""
+
+    def __init__(self) -> None:
+        tag, net = f"{os.getpid() % 100000}", f"10.{random.randint(100, 250)}.{random.randint(1, 250)}"
+        self.bridge, self.link, self.name = f"hfb{tag}", f"hfl{tag}", f"hf-hv-{tag}"
+        self.address, self.hypervisor = f"{net}.1", f"{net}.11"
+
+    def up(self) -> None:
+        ip("link", "add", self.bridge, "type", "bridge")
+        ip("addr", "add", f"{self.address}/24", "dev", self.bridge)
+        ip("link", "set", self.bridge, "up")
+        ip("netns", "add", self.name)
+        ip("link", "add", self.link, "type", "veth", "peer", "name", "e0", "netns", self.name)
+        ip("link", "set", self.link, "master", self.bridge, "up")
+        for args in (("addr", "add", f"{self.hypervisor}/24", "dev", "e0"), ("link", "set", "e0", "up")):
+            ip("-n", self.name, *args)
+        ip("-n", self.name, "link", "set", "lo", "up")
+
+    def down(self) -> None:
+        for args in (("link", "del", self.link), ("netns", "del", self.name), ("link", "del", self.bridge)):
+            subprocess.run(["ip", *args], check=False, capture_output=True)
+
+    def cut(self) -> None:
+        ip("link", "set", self.link, "down")
+
+    def heal(self) -> None:
+        ip("link", "set", self.link, "up")
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    made = Hosts()
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def bridged(hosts: Hosts) -> Iterator[CephCluster]:
+    with ceph_running(store="memstore", address=hosts.address) as cluster:
+        cluster.add_key("fencer", *CAPS)
+        cluster.add_key("plain", "mon", "profile rbd", "osd", "profile rbd")
+        yield cluster
+
+
+@pytest.fixture
+def fencer(bridged: CephCluster, tmp_path: Path) -> Iterator[Callable[[str], Cluster]]:
+    """A connection of a node that does not own the guest, with a key of its own."""
+    made: list[Cluster] = []
+
+    def connect(user: str = "fencer") -> Cluster:
+        (tmp_path / "s.keyring").write_bytes((bridged.directory / f"{user}.keyring").read_bytes())
+        properties = {"pool": "rbd", "monhost": bridged.address, "username": user}
+        storage = Storage(type="rbd", shared=True, properties=properties)
+        made.append(Cluster(Access.of("s", storage, tmp_path, Path("/nonexistent"), 10)))
+        return made[-1]
+
+    yield connect
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def guest(bridged: CephCluster, hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest on the hypervisor that writes to one image, named for the test."""
+    bridged.rbd("create", "--size", "64M", f"rbd/{image_of(request)}")
+    made = Guest((bridged, "rbd", ""), [image_of(request)], command=("ip", "netns", "exec", hosts.name))
+    try:
+        deadline = time.monotonic() + 20
+        while len(made.lines()) < 20:
+            assert time.monotonic() < deadline, made.lines()
+            time.sleep(0.05)
+        yield made
+    finally:
+        made.kill()
+
+
+def image_of(request: pytest.FixtureRequest) -> str:
+    return f"vm-101-disk-{abs(hash(request.node.name)) % 1000}"
+
+
+def last_write(guest: Guest) -> float:
+    """When the last write was acknowledged, by the wall clock."""
+    return float([line for line in guest.lines() if line[:1].isdigit()][-1].split()[1])
+
+
+async def ended(guest: Guest, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while guest.process.poll() is None:
+        assert time.monotonic() < deadline, guest.lines()[-3:]
+        await asyncio.sleep(0.05)
+
+
+async def test_a_writer_is_stopped_within_a_second(
+    bridged: CephCluster, guest: Guest, fencer: Callable[[str], Cluster], request: pytest.FixtureRequest
+) -> None:
+    cluster, image = fencer("fencer"), image_of(request)
+    await cluster.call("connect", lambda pool: None)
+    began = time.time()
+    made = await cluster.call("fence", partial(fence.fence, vmid=101, images=[image]))
+    done = time.time()
+    await ended(guest, 5)
+    print(f"fenced in {done - began:.3f} s, last write {last_write(guest) - began:+.3f} s: {made}")
+    assert last_write(guest) <= done
+    assert last_write(guest) - began <= 1.0
+    assert made.osds == (0,)
+    assert len(made.entries) == 1
+    with by_hand((bridged, "rbd", "")) as hand:
+        assert hand.counter(image) > 0  # others are not fenced
+        before = hand.read(image)
+        await asyncio.sleep(1)
+        assert hand.read(image) == before
+
+
+async def test_one_that_was_partitioned_writes_nothing_after_it_heals(
+    bridged: CephCluster,
+    hosts: Hosts,
+    guest: Guest,
+    fencer: Callable[[str], Cluster],
+    request: pytest.FixtureRequest,
+) -> None:
+    cluster, image = fencer("fencer"), image_of(request)
+    clients = await cluster.call("look", partial(fence.watchers, images=[image]))
+    await cluster.call("mark", lambda pool: anchor.make(pool, 102, "alpha"))
+    await cluster.call("mark", partial(fence.record, vmid=102, me="alpha", epoch=1, clients=sorted(clients)))
+    hosts.cut()
+    try:
+        await asyncio.sleep(2)
+        made = await cluster.call("fence", partial(fence.fence, vmid=102, images=[], hosts=[hosts.hypervisor]))
+        assert made.entries == tuple(sorted({*clients, f"{hosts.hypervisor}:0/0"}))
+        with by_hand((bridged, "rbd", "")) as hand:
+            before = hand.read(image)
+            wrote = last_write(guest)
+            hosts.heal()
+            await ended(guest, 60)
+            assert last_write(guest) == wrote
+            assert hand.read(image) == before
+    finally:
+        hosts.heal()
+        await cluster.call("lift", lambda pool: fence.lift(pool, [f"{hosts.hypervisor}:0/0"]))
+
+
+async def test_a_key_without_the_right_caps_is_told_so(
+    guest: Guest, fencer: Callable[[str], Cluster], request: pytest.FixtureRequest
+) -> None:
+    cluster = fencer("plain")
+    with pytest.raises(VolumesError, match="needs the caps"):
+        await cluster.call("fence", partial(fence.fence, vmid=103, images=[], hosts=["10.1.2.3"]))
+    assert guest.process.poll() is None
