@@ -66,7 +66,7 @@ class Partial:
     """Whether more than the stream's first record has come: zfs recv makes and keeps nothing before."""
     source: str = ""
     mark: str = ""
-    """What zfs recv sets on the dataset when it ends, however it ends (zfs recv -o)."""
+    """What zfs recv sets on the dataset (-o), in transaction groups after that which made it."""
 
     @property
     def token(self) -> str:

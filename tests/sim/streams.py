@@ -82,6 +82,14 @@ def begin_receive(storage: Storage, order: ReceiveOrder, stream: Stream, source:
     return partial
 
 
+def set_mark(storage: Storage, name: str, partial: Partial) -> None:
+    """What zfs recv does soon after it has begun, or before it ends."""
+    dataset = storage.datasets.get(name)
+    if dataset is not None and dataset.partial is partial and partial.mark:
+        dataset.mark = partial.mark
+        storage.touch(dataset)
+
+
 def arrived(storage: Storage, dataset: str, partial: Partial, count: int) -> None:
     """Take in more of a stream. Raises VolumesError where there is no room."""
     if storage.full:
@@ -104,7 +112,7 @@ def end_receive(storage: Storage, name: str, partial: Partial) -> None:
         raise VolumesError(f"zfs recv {name}: destination has been modified since most recent snapshot")
     dataset.snaps[stream.name] = Snap(stream.name, stream.guid, storage.txg, stream.image)
     dataset.image = dataset.synced = dataset.durable = stream.image
-    dataset.mark = partial.mark or dataset.mark
+    set_mark(storage, name, partial)
     dataset.partial = None
     dataset.receiving = False
     storage.touch(dataset)
@@ -118,7 +126,7 @@ def break_receive(storage: Storage, name: str) -> None:
         return
     dataset.receiving = False
     if dataset.partial is not None:
-        dataset.mark = dataset.partial.mark or dataset.mark
+        set_mark(storage, name, dataset.partial)
     storage.sync()
     storage.drop_empty(dataset)
     storage.touch(dataset)

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 TIMEOUT = 120.0
 STALL = 30.0
+MARKING = 0.1
+"""Seconds until zfs recv has marked the dataset that it has made."""
 CHUNKS = 6
 """Pieces in which a stream moves: a cut may fall anywhere between."""
 
@@ -331,6 +333,7 @@ class _Receiving(_Child):
             self.fail(str(error))
             return False
         self._stream = stream
+        self.world.loop.after(MARKING, streams.set_mark, self.storage, self._order.dataset, self._partial)
         how = "resumed" if stream.offset is not None else "incremental" if stream.base else "in full"
         said = {"dataset": self._order.dataset, "snapshot": stream.name, "how": how, "offset": stream.offset or 0}
         self.world.tell(self.process.name, "receive", **said, of=stream.total)
