@@ -86,7 +86,12 @@ class Receiver:
         scan = await self._scanner.look(claim.vmid, self._age(claim.vmid) if what == "inventory" else SESSION)
         self._admit(claim, scan)
         if what == "inventory":
-            found = inventory_message(scan, claim.vmid, list(request.inventory.datasets))
+            datasets = list(request.inventory.datasets)
+            if self._running.keys() & {*datasets}:  # whoever asks sends nothing: these hang on a dead link
+                for dataset in datasets:
+                    await self._supersede(dataset)
+                scan = await self._scanner.look(claim.vmid)
+            found = inventory_message(scan, claim.vmid, datasets)
             await channel.send(wire.Answer(inventory=found))
         elif what == "send":
             await self._receive(claim, request.send, scan, channel)
