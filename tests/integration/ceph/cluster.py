@@ -139,7 +139,19 @@ class CephCluster:
 
     def start(self, kind: str) -> None:
         """Start `mon`, `mgr` or `osd`, on its data if it has run before."""
-        argv = [f"ceph-{kind}", "-f", "-i", {"mon": "a", "mgr": "x", "osd": "0"}[kind], "-c", str(self.conf)]
+        # bound to us: a test run that is killed leaves no daemon
+        argv = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "--",
+            f"ceph-{kind}",
+            "-f",
+            "-i",
+            {"mon": "a", "mgr": "x", "osd": "0"}[kind],
+            "-c",
+            str(self.conf),
+        ]
         with (self.directory / f"log/{kind}.out").open("ab") as log:
             self._daemons[kind] = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
