@@ -16,13 +16,24 @@ from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.openapi import Described, document
 from holdfast.agent.ports import Refused, VolumesError, WireError
+from holdfast.agent.rollback import preview
 from holdfast.coordinator import __version__
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.identity.verify import Untrusted
-from holdfast.coordinator.model.answers import Answer, GuestPlan, Health, Plan, Progress, Reach, Transfer
+from holdfast.coordinator.model.answers import (
+    Answer,
+    GuestPlan,
+    Health,
+    Plan,
+    Progress,
+    Reach,
+    RollbackPreview,
+    Transfer,
+)
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.node import Node
+from holdfast.coordinator.model.point import PointId
 
 _REACH = 1.5
 """Seconds for a node; who asks waits for two."""
@@ -37,6 +48,12 @@ PATHS = (
         Reach,
     ),
     Described("/v1/progress", "The streams that this node is sending.", Progress),
+    Described(
+        "/v1/rollback",
+        "What a guest that it owns would lose by going back to a point.",
+        RollbackPreview,
+        query=("vmid", "epoch", "sequence"),
+    ),
     Described("/v1/plan", "What it would do next for the guests that it owns.", Plan, query=("vmid",)),
 )
 
@@ -69,6 +86,7 @@ class Api:
             "/v1/reach": self._reach,
             "/v1/progress": self._progress,
             "/v1/plan": self._plan,
+            "/v1/rollback": self._rollback,
         }
         application = web.Application(middlewares=[self._authenticated])
         application.add_routes([web.get(path, handler) for path, handler in handlers.items()])
@@ -150,6 +168,16 @@ class Api:
         chosen = {v: g for v, g in self._guests.items() if asked is None or v == int(asked)}
         try:
             return _answer(Plan(guests=tuple([await self._guest(v, g) for v, g in sorted(chosen.items())])))
+        except VolumesError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+
+    async def _rollback(self, request: web.Request) -> web.Response:
+        try:
+            vmid, epoch, sequence = (int(request.query.get(name, "0")) for name in ("vmid", "epoch", "sequence"))
+        except ValueError:
+            raise web.HTTPBadRequest(text="vmid, epoch and sequence are numbers") from None
+        try:
+            return _answer(await preview(self._context, self._guests, vmid, PointId(epoch, sequence)))
         except VolumesError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
 

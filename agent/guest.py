@@ -7,13 +7,14 @@ from datetime import datetime
 
 import structlog
 from holdfast.agent.context import Context
-from holdfast.agent.ports import Refused, TakeOrder, VolumesError
+from holdfast.agent.gate import Gate
+from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.scanner import LAST_SEEN, RECENT
+from holdfast.agent.taking import Taker
 from holdfast.agent.target import TargetWorker
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
-from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, pool_of
@@ -47,8 +48,13 @@ class GuestWorker:
         self._wake = asyncio.Event()
         self._until: float | None = None
         """When `state.due` is, on the monotonic clock."""
+        self.turn = asyncio.Lock()
+        """Held while anything of the guest's volumes is changed here."""
+        self.commits = Gate()
+        """Closed while the guest is rolled back: a target that commits lets older points go."""
         self._stuck: tuple[Condition, ...] = ()
         """What the last clean-up could not let go."""
+        self._taker = Taker(context, vmid, owner.epoch)
         self.state = GuestState(owner.epoch)
         self._log = log.bind(vmid=vmid, epoch=owner.epoch)
 
@@ -69,7 +75,8 @@ class GuestWorker:
                     if protection is None:
                         return
                     self._follow_targets(group, tasks, protection)
-                    await self._round(protection)
+                    async with self.turn:
+                        await self._round(protection)
                     self._context.report()
                     await self._sleep()
         finally:
@@ -105,7 +112,7 @@ class GuestWorker:
             tasks.pop(name).cancel()
             del self.state.targets[name]
         for name in sorted(wanted - self.state.targets.keys()):
-            worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake)
+            worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake, self.commits)
             self.state.targets[name] = worker
             tasks[name] = group.create_task(worker.run())
 
@@ -143,7 +150,7 @@ class GuestWorker:
                 await self._tidy(scan)
             if failed is not None:
                 raise failed
-        return plan.conditions + self._stuck
+        return plan.conditions + self._taker.conditions + self._stuck
 
     def _may_act(self) -> bool:
         return self._context.view.desired.mode(self.vmid) is not Mode.OBSERVE
@@ -183,7 +190,8 @@ class GuestWorker:
 
     def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
         waiting = [name for name, target in self.state.targets.items() if target.waiting]
-        asked = [r.asked for r in self._context.view.desired.requests.values() if r.vmid == self.vmid]
+        requests = self._context.view.desired.requests.values()
+        asked = [r.asked for r in requests if r.vmid == self.vmid and r.action == "replicate"]
         committed = [target.last.id for target in self.state.targets.values() if target.last]
         host, latest = self._context.host, max(asked, default=None)
         took = {name: target.took for name, target in self.state.targets.items()}
@@ -191,16 +199,7 @@ class GuestWorker:
 
     async def _take(self, step: TakePoint, protection: Protection, scan: Scan) -> Scan:
         """Returns what a scan would show then. The snapshots are held by the clean-up that follows."""
-        pools = sorted({pool_of(dataset) for _, _, dataset in step.disks})
-        for pool in pools:
-            if (pool, self.vmid) not in scan.anchors:
-                await self._context.volumes.prepare(pool, self.vmid)
-        orders = [_take_order(step, pool, pools, scan, protection, self._owner.epoch) for pool in pools]
-        self._context.scanner.changed(self.vmid)
-        for order in orders:
-            point = await self._context.volumes.take(order)
-            scan = scan.with_point(order.pool, self.vmid, point, order.definition)
-        self._context.scanner.amend(self.vmid, scan)
+        scan = await self._taker.take(step, protection, scan)
         self.state.unchanged_at = None
         self._log.info("point taken", point=str(step.point))
         for target in self.state.targets.values():
@@ -212,6 +211,7 @@ class GuestWorker:
         targets = self.state.targets
         # a target's worker is ahead of what the look shows as committed
         in_use = {point.id for t in targets.values() for point in (t.last, t.plan.goal) if point is not None}
+        in_use |= self._context.view.desired.points_asked_for(self.vmid)
         cleanup = plan_cleanup(self.vmid, scan, list(targets), in_use)
         if not cleanup:
             return
@@ -237,34 +237,3 @@ def _counts(cleanup: Cleanup) -> dict[str, int]:
         "bookmarks_dropped": len(cleanup.drop_bookmarks),
         "forgotten": len(cleanup.forget),
     }
-
-
-def _take_order(
-    step: TakePoint, pool: str, pools: list[str], scan: Scan, protection: Protection, epoch: int
-) -> TakeOrder:
-    """What one pool is to do for the point."""
-    latest = next(iter(reversed(scan.complete_points(step.vmid))), None)
-    members = tuple(
-        Member(
-            disk=disk,
-            volume=volume,
-            dataset=dataset,
-            snapshot=step.point.snapshot,
-            guid=0,
-            size=scan.volumes[dataset].size,
-        )
-        for disk, volume, dataset in step.disks
-        if pool_of(dataset) == pool
-    )
-    before = {m.dataset: (m.snapshot, m.guid) for m in latest.members} if latest else {}
-    point = RecoveryPoint(
-        epoch=step.point.epoch,
-        sequence=step.point.sequence,
-        instant=step.at,
-        consistency=Consistency.ATOMIC if len(pools) == 1 else Consistency.NONE,
-        definition=step.definition,
-        disks=tuple(disk for disk, _, _ in step.disks),
-        members=members,
-    )
-    reuse = {m.dataset: before[m.dataset] for m in members if m.dataset in before}
-    return TakeOrder(step.vmid, pool, epoch, point, reuse, protection.guest.definition)

@@ -89,13 +89,24 @@ def bookmarks_to_make(vmid: int, pool: str, scan: Scan, committed: RecoveryPoint
     ]
 
 
+def copied(points: Collection[RecoveryPoint], scan: Scan) -> set[PointId]:
+    """Points that a copy, or what a rollback has set aside, hangs on. With other people's clones it is up to them."""
+    origins = {origin for origin, clones in scan.origins().items() if any(map(is_ours, clones))}
+    return {p.id for p in points if any(m.full_name in origins for m in p.members)}
+
+
+def is_ours(dataset: str) -> bool:
+    """Whether it lies where only Holdfast makes datasets."""
+    return dataset.split("/")[1:2] == ["holdfast"]
+
+
 def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collection[PointId] = ()) -> Cleanup:
     """What may go of one guest's snapshots and bookmarks on this node, which owns it. `in_use`: see needed_points."""
     points = scan.complete_points(vmid)
     if not points:
         return Cleanup(vmid)
     sent = {target: id for anchor in scan.anchors_of(vmid) for target, id in anchor.sent.items()}
-    kept = needed_points(points, sent, targets, in_use)
+    kept = needed_points(points, sent, targets, {*in_use, *copied(points, scan)})
     kept_guids = {m.guid for p in kept for m in p.members}
     recorded = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
     reserve = {m.guid for p in recorded if p.id in set(sent.values()) for m in p.members}

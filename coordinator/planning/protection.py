@@ -4,6 +4,7 @@ Guards invariant 4, always incremental: the last point that a target committed, 
 stay on the owner until the target has committed a later one. What may be let go is computed in `leftovers`.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
@@ -12,7 +13,16 @@ from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
 from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, pool_of
-from holdfast.coordinator.planning.steps import AbortPartial, Commit, DiskStep, SendDisk, SetAside, Step, TakePoint
+from holdfast.coordinator.planning.steps import (
+    AbortPartial,
+    Commit,
+    DiskStep,
+    ReturnTo,
+    SendDisk,
+    SetAside,
+    Step,
+    TakePoint,
+)
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
 TXG_MARGIN = timedelta(seconds=10)
@@ -90,7 +100,7 @@ def plan_point(
     if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
     if closed := closed_disks(_disks(protection), scan):
-        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed),))
+        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed, scan),))
     if not waiting:
         return PointPlan(None)
     points = scan.complete_points(protection.vmid)
@@ -105,12 +115,7 @@ def plan_point(
     asked_for = [asked] if asked is not None and asked > now else []
     demanded = asked is not None and not asked_for and (latest is None or latest.instant < asked)
     if latest is None or demanded or (changed and due and min(due) <= now):
-        sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *outrun] if p.epoch == epoch), default=0)
-        disks = tuple((d.disk, d.volume, d.dataset) for d in _disks(protection))
-        step = TakePoint(
-            protection.vmid, PointId(epoch, sequence), now, disks, protection.guest.digest, tuple(sorted(waiting))
-        )
-        return PointPlan(step)
+        return PointPlan(step_now(protection, epoch, scan, now, outrun, waiting))
     if changed:
         return PointPlan(None, min(due + asked_for, default=None))
     seen = min(scan.at, now) - TXG_MARGIN
@@ -127,6 +132,27 @@ def _unseen(vmid: int, why: str) -> Condition:
     )
 
 
+def step_now(
+    protection: Protection,
+    epoch: int,
+    scan: Scan,
+    now: datetime,
+    known: Collection[PointId] = (),
+    waiting: Collection[str] = (),
+) -> TakePoint:
+    """A point of what the guest is now, whether one is due or not. `known`: numbers that are given elsewhere."""
+    sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *known] if p.epoch == epoch), default=0)
+    disks = tuple((d.disk, d.volume, d.dataset) for d in _disks(protection))
+    targets, pause = tuple(sorted(waiting)), _pauses(protection)
+    return TakePoint(protection.vmid, PointId(epoch, sequence), now, disks, protection.guest.digest, targets, pause)
+
+
+def _pauses(protection: Protection) -> bool:
+    """One pool's transaction group is an instant by itself; several have one only while the guest is paused."""
+    pools = {pool_of(d.dataset) for d in _disks(protection)}
+    return len(pools) > 1 and any(a.pause for a in protection.assignments)
+
+
 def _missing(vmid: int, disk: DiskMap) -> Condition:
     return Condition(
         reason="VolumeMissing",
@@ -139,14 +165,25 @@ def closed_disks(disks: Collection[DiskMap], scan: Scan) -> list[DiskMap]:
     """Disks of which the owner has only replicas: it has become the owner, and none of its points was promoted yet.
 
     Until then it takes, brings and lets go of nothing. Which point will be promoted is not known, and another node may
-    have a newer one.
+    have a newer one. The same for disks that are being rolled back: clones that have no history yet.
     """
-    return [d for d in disks if (volume := scan.volumes.get(d.dataset)) and "replica" in volume.marks]
+    found = [(d, volume) for d in disks if (volume := scan.volumes.get(d.dataset))]
+    return [d for d, volume in found if "replica" in volume.marks or _rolled_back(volume)]
 
 
-def _not_promoted(vmid: int, disks: list[DiskMap]) -> Condition:
+def _rolled_back(volume: Volume) -> bool:
+    return volume.origin is not None and volume.origin.split("/")[1:3] == ["holdfast", "aside"]
+
+
+def _not_promoted(vmid: int, disks: list[DiskMap], scan: Scan) -> Condition:
     """Their heads are wherever the last transfer left each of them: a point of them would be a mixture."""
     names = ", ".join(d.dataset for d in disks)
+    if any(_rolled_back(scan.volumes[d.dataset]) for d in disks):
+        return Condition(
+            reason="RollbackUnderWay",
+            message=f"Guest {vmid} is being rolled back ({names}): no point is taken until that has ended. It goes on"
+            " by itself; the agent's log says what it waits for.",
+        )
     return Condition(
         reason="NotPromoted",
         message=f"This node owns guest {vmid}, but {names} are still replicas. No point is taken of them until one of"
@@ -250,7 +287,8 @@ def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inven
         volume = scan.volumes[member.dataset]
         snapshot = volume.snapshot(member.guid)
         assert snapshot is not None, "a complete point has its members"
-        steps_or_why = _bring(assignment, disk, volume, snapshot, inventory.volumes.get(disk.target_dataset))
+        there = inventory.volumes.get(disk.target_dataset)
+        steps_or_why = _bring(assignment, disk, volume, snapshot, there, _set_aside(assignment.vmid, scan))
         if isinstance(steps_or_why, Condition):
             conditions.append(steps_or_why)
         else:
@@ -294,8 +332,19 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
     return False
 
 
+def _set_aside(vmid: int, scan: Scan) -> set[int]:
+    """GUIDs of the snapshots that went aside when the guest was rolled back: its replicas go back as well."""
+    asides = [v for v in scan.volumes.values() if re.match(rf"[^/]+/holdfast/aside/{vmid}-e", v.dataset)]
+    return {s.guid for v in asides for s in v.snapshots if s.point is not None}
+
+
 def _bring(
-    assignment: Assignment, disk: DiskMap, volume: Volume, to: Snapshot, there: TargetVolume | None
+    assignment: Assignment,
+    disk: DiskMap,
+    volume: Volume,
+    to: Snapshot,
+    there: TargetVolume | None,
+    diverged: Collection[int],
 ) -> list[Step] | Condition:
     def send(base: str | None, token: str | None = None) -> SendDisk:
         return SendDisk(assignment.vmid, assignment.node, disk, to.name, to.guid, base, token, volume.encrypted)
@@ -326,6 +375,10 @@ def _bring(
         if there.written:
             return _modified(assignment, there)
         return [*steps, send(base)]
+    common = [guid for guid in there.guids if volume.snapshot(guid)]
+    if common and all(guid in diverged for guid in there.guids[there.guids.index(common[-1]) + 1 :]):
+        goes_back = ReturnTo(assignment.vmid, assignment.node, disk, common[-1])
+        return [*steps, goes_back, send(_base_name(volume, common[-1]))]
     if any(_base_name(volume, guid) for guid in there.guids):
         return Condition(
             reason="ReplicaHasOtherSnapshots",

@@ -19,10 +19,13 @@ class TakePoint:
     definition: str
     """Digest."""
     targets: tuple[str, ...]
+    pause: bool = False
+    """Whether the guest is to be paused meanwhile: one instant over several pools takes that."""
 
     def __str__(self) -> str:
         datasets = ", ".join(dataset for _, _, dataset in self.disks)
-        return f"take point {self.point} of guest {self.vmid}: snapshot {datasets} at one instant"
+        how = "while the guest is paused" if self.pause else "at one instant"
+        return f"take point {self.point} of guest {self.vmid}: snapshot {datasets} {how}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,20 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True)
+class ReturnTo:
+    """Bring a replica back to an older snapshot, as its source was; what it is now is set aside."""
+
+    vmid: int
+    target: str
+    disk: DiskMap
+    guid: int
+    """Of the snapshot, the newest that both have."""
+
+    def __str__(self) -> str:
+        return f"bring {self.target}:{self.disk.target_dataset} back, as the guest was rolled back; the rest goes aside"
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Record the point on the target, checked there: every member present, the epoch not overtaken."""
 
@@ -90,5 +107,5 @@ class Commit:
         return f"commit point {self.point} of guest {self.vmid} on {self.target}"
 
 
-DiskStep = SendDisk | AbortPartial | SetAside
+DiskStep = SendDisk | AbortPartial | SetAside | ReturnTo
 Step = TakePoint | DiskStep | Commit
