@@ -55,6 +55,7 @@ def test_disks_added_removed_and_resized_are_followed(cluster: Cluster, hosts: l
         return set(newest["disks"]) == {"scsi0", "scsi2"} and sizes == [str(96 << 20), str(80 << 20)]
 
     cluster.wait_for(followed, 90, "the target has the new disk and the new sizes")
+    cluster.request(101)  # the second point in a row that lacks the disk; until then it may be put back
     aside = {"tank/holdfast/aside/101-e1-1-vm-101-disk-1"}
     replicas = {f"tank/vm-101-disk-{n}" for n in (0, 2)}
     cluster.wait_for(
