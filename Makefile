@@ -40,6 +40,7 @@ bench: env ## the figures of the README, each as a ratio in one run (the first t
 	$(RUN) python benchmarks/transfer.py
 	$(RUN) python benchmarks/tls.py
 	$(RUN) python benchmarks/formats.py
+	$(RUN) python benchmarks/pruning.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/mirror.py
 	$(RUN) env PYTHONPATH=tests python benchmarks/etcd.py
 	$(RUN) python benchmarks/rbd.py

@@ -20,10 +20,26 @@ from holdfast.coordinator import __version__
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.identity.verify import Untrusted
-from holdfast.coordinator.model.answers import Answer, GuestPlan, Health, Plan, Progress, Reach, Transfer
+from holdfast.coordinator.model.answers import (
+    Answer,
+    Foreign,
+    GuestPlan,
+    GuestSnapshots,
+    Health,
+    Plan,
+    Progress,
+    Reach,
+    Snapshots,
+    Transfer,
+)
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.node import Node
+from holdfast.coordinator.planning.assignment import Protection
+from holdfast.coordinator.planning.observed import Scan
+from holdfast.coordinator.planning.origins import origin, snapshot_names
 
+RECENT_ENOUGH = 60.0
+"""Seconds: what others have made is shown as of then, so that no look keeps who asks waiting."""
 _REACH = 1.5
 """Seconds for a node; who asks waits for two."""
 
@@ -37,6 +53,7 @@ PATHS = (
         Reach,
     ),
     Described("/v1/progress", "The streams that this node is sending.", Progress),
+    Described("/v1/snapshots", "Snapshots of its guests' volumes that others made.", Snapshots, query=("vmid",)),
     Described("/v1/plan", "What it would do next for the guests that it owns.", Plan, query=("vmid",)),
 )
 
@@ -68,6 +85,7 @@ class Api:
             "/v1/health": self._health,
             "/v1/reach": self._reach,
             "/v1/progress": self._progress,
+            "/v1/snapshots": self._snapshots,
             "/v1/plan": self._plan,
         }
         application = web.Application(middlewares=[self._authenticated])
@@ -143,11 +161,26 @@ class Api:
             )
         return _answer(Progress(transfers=tuple(transfers)))
 
-    async def _plan(self, request: web.Request) -> web.Response:
+    async def _snapshots(self, request: web.Request) -> web.Response:
+        found = []
+        try:
+            for vmid in sorted(self._chosen(request)):
+                protection = self._context.view.protection(vmid)
+                scan = await self._context.scanner.look(vmid, RECENT_ENOUGH)
+                if protection is not None:
+                    found.append(GuestSnapshots(vmid=vmid, foreign=tuple(_foreign(protection, scan))))
+        except VolumesError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+        return _answer(Snapshots(guests=tuple(found)))
+
+    def _chosen(self, request: web.Request) -> dict[int, GuestWorker]:
         asked = request.query.get("vmid")
         if asked is not None and not asked.isdecimal():
             raise web.HTTPBadRequest(text="vmid is a number")
-        chosen = {v: g for v, g in self._guests.items() if asked is None or v == int(asked)}
+        return {v: g for v, g in self._guests.items() if asked is None or v == int(asked)}
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        chosen = self._chosen(request)
         try:
             return _answer(Plan(guests=tuple([await self._guest(v, g) for v, g in sorted(chosen.items())])))
         except VolumesError as error:
@@ -156,9 +189,22 @@ class Api:
     async def _guest(self, vmid: int, worker: GuestWorker) -> GuestPlan:
         plan = await worker.plan()
         steps = [*([plan.step] if plan.step else []), *(s for t in worker.state.targets.values() for s in t.plan.steps)]
-        found = [*plan.conditions, *(c for t in worker.state.targets.values() for c in t.conditions)]
+        found = [*plan.conditions, *plan.held_back, *(c for t in worker.state.targets.values() for c in t.conditions)]
         conditions = tuple(Condition(reason=c.reason, message=c.message) for c in found)
         return GuestPlan(vmid=vmid, steps=tuple(map(str, steps)), due=plan.due, conditions=conditions)
+
+
+def _foreign(protection: Protection, scan: Scan) -> list[Foreign]:
+    guest = protection.guest
+    ours = {m.guid for p in scan.recorded_points(protection.vmid).values() for m in p.members}
+    names = snapshot_names(guest.definition)
+    return [
+        Foreign(dataset=d.dataset, snapshot=s.name, origin=origin(s.name, names, guest.type), used=s.used)
+        for d in protection.disks
+        if (volume := scan.volumes.get(d.dataset))
+        for s in volume.snapshots
+        if s.guid not in ours
+    ]
 
 
 async def _listen(runner: web.AppRunner, socket: Path) -> None:

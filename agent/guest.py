@@ -7,17 +7,21 @@ from datetime import datetime
 
 import structlog
 from holdfast.agent.context import Context
+from holdfast.agent.points import point_report
 from holdfast.agent.ports import Refused, TakeOrder, VolumesError
 from holdfast.agent.scanner import LAST_SEEN, RECENT
 from holdfast.agent.target import TargetWorker
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
-from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
+from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
+from holdfast.coordinator.model.report import PointReport
 from holdfast.coordinator.planning.assignment import Protection
-from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, plan_cleanup
+from holdfast.coordinator.planning.kept import Rules, on_owner
+from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, kept_here, needs, plan_cleanup, sent_marks
 from holdfast.coordinator.planning.observed import Scan, pool_of
 from holdfast.coordinator.planning.protection import PointPlan, closed_disks, plan_point
+from holdfast.coordinator.planning.snapshots import plan_snapshots
 from holdfast.coordinator.planning.steps import TakePoint
 
 log = structlog.get_logger()
@@ -35,6 +39,7 @@ class GuestState:
     due: datetime | None = None
     conditions: tuple[Condition, ...] = ()
     targets: dict[str, TargetWorker] = field(default_factory=dict)
+    points: tuple[PointReport, ...] = ()
 
 
 class GuestWorker:
@@ -49,6 +54,12 @@ class GuestWorker:
         """When `state.due` is, on the monotonic clock."""
         self._stuck: tuple[Condition, ...] = ()
         """What the last clean-up could not let go."""
+        self._tidied_by: Rules | None = None
+        """The rules of the last clean-up."""
+        self._parted: dict[str, set[PointId]] = {}
+        """Target that is none any more → what it had and was getting; its policy may come back."""
+        self._from_before: frozenset[PointId] | None = None
+        """Points that an earlier life of this agent may have begun to bring to a target that has not answered yet."""
         self.state = GuestState(owner.epoch)
         self._log = log.bind(vmid=vmid, epoch=owner.epoch)
 
@@ -103,7 +114,7 @@ class GuestWorker:
         wanted = {a.node for a in protection.assignments}
         for name in sorted(self.state.targets.keys() - wanted):
             tasks.pop(name).cancel()
-            del self.state.targets[name]
+            self._parted[name] = _at(self.state.targets.pop(name))
         for name in sorted(wanted - self.state.targets.keys()):
             worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake)
             self.state.targets[name] = worker
@@ -112,7 +123,7 @@ class GuestWorker:
     async def _round(self, protection: Protection) -> None:
         conditions = list(protection.conditions)
         try:
-            if protection.assignments:
+            if protection.disks:
                 conditions += await self._protect(protection)
             else:
                 self._look_again(None)
@@ -129,21 +140,59 @@ class GuestWorker:
 
     async def _protect(self, protection: Protection) -> tuple[Condition, ...]:
         """Take a point if one is due. What it supersedes is let go of while the targets bring it over."""
-        plan, scan = await self._plan(protection)
+        plan, scan, fresh = await self._plan(protection)
         self._look_again(self._context.later(RETRY) if plan.conditions else plan.due)
         self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
-        if scan is not None and self._may_act() and not closed_disks(protection.assignments[0].disks, scan):
+        promoted = not closed_disks(protection.disks, scan)
+        if fresh and promoted and self._may_act() and self._concerned(protection):
             failed = None
             if plan.step is not None:
                 try:
                     scan = await self._take(plan.step, protection, scan)
+                    self._expect(self._decide(protection, scan))
                 except VolumesError as error:  # letting go of something may be what helps: the pool may be full
                     failed = error
             if scan.sees_all_of(self.vmid):
-                await self._tidy(scan)
+                scan = await self._tidy(scan, protection)
             if failed is not None:
                 raise failed
-        return plan.conditions + self._stuck
+        self.state.points = self._points(scan, protection)
+        return plan.conditions + plan.held_back + self._stuck
+
+    def _expect(self, plan: PointPlan) -> None:
+        """What comes after a point that was taken: targets may be away, and nobody else wakes this guest."""
+        self._look_again(plan.due)
+        if plan.step is not None:
+            self.wake()
+
+    def _concerned(self, protection: Protection) -> bool:
+        """Whether anybody wants anything of this guest: what nobody rules stays as it is."""
+        requests = self._context.view.desired.requests.values()
+        asked = any(request.vmid == self.vmid for request in requests)
+        return bool(protection.assignments or protection.snapshots or asked)
+
+    def _rules(self, protection: Protection) -> Rules:
+        return on_owner(self._context.view.desired, protection, self._context.host.zone)
+
+    def _points(self, scan: Scan, protection: Protection) -> tuple[PointReport, ...]:
+        rules, points = self._rules(protection), scan.complete_points(self.vmid)
+        kept = kept_here(self.vmid, scan, rules)
+        needed = needs(points, sent_marks(self.vmid, scan), list(self.state.targets), self._in_use(scan), rules)
+        return tuple(point_report(p, kept.get(p.id, ()), needed.get(p.id, ())) for p in points)
+
+    def _in_use(self, scan: Scan) -> set[PointId]:
+        """Points that a target's worker is ahead of what a look shows as committed with, or may be."""
+        targets = self.state.targets.values()
+        if self._from_before is None:
+            self._from_before = frozenset(p.id for p in scan.complete_points(self.vmid))
+        may_be_begun = self._from_before if any(not t.asked for t in targets) else frozenset()
+        silent = {name for name in self._parted if not targets or not self._has_told(name)}
+        return set().union(may_be_begun, *(self._parted[name] for name in silent), *map(_at, targets))
+
+    def _has_told(self, name: str) -> bool:
+        """Whether a target has said what it has since it was one again; true of those that are none."""
+        target = self.state.targets.get(name)
+        return target is None or target.asked
 
     def _may_act(self) -> bool:
         return self._context.view.desired.mode(self.vmid) is not Mode.OBSERVE
@@ -151,28 +200,35 @@ class GuestWorker:
     async def plan(self) -> PointPlan:
         """What would be done now (`holdfast plan`)."""
         protection = self._context.view.protection(self.vmid)
-        if protection is None or not protection.assignments:
+        if protection is None or not protection.disks:
             return PointPlan(None, conditions=protection.conditions if protection else ())
         return self._decide(protection, await self._context.scanner.look(self.vmid))
 
-    async def _plan(self, protection: Protection) -> tuple[PointPlan, Scan | None]:
-        """Woken by a target, what was last seen will do; a point that is due is decided on a fresh look."""
-        now, began = self._context.host.now(), self._context.host.monotonic()
-        if self.state.due is None or self.state.due > now:
-            plan = self._decide(protection, await self._context.scanner.look(self.vmid, LAST_SEEN))
-            if plan.step is None and not plan.conditions and (plan.due is None or plan.due > now):
-                return plan, None
-        scan = await self._context.scanner.look(self.vmid, RECENT + self._context.host.monotonic() - began)
-        return self._decide(protection, scan), scan
+    async def _plan(self, protection: Protection) -> tuple[PointPlan, Scan, bool]:
+        """Woken by a target, what was last seen will do; a point that is due is decided on a fresh look (true).
 
-    async def _tidy(self, scan: Scan) -> None:
-        """Clean up; what cannot be let go must not keep new points from being taken."""
+        So is what to let go of, when other rules are in force than before.
+        """
+        now, began = self._context.host.now(), self._context.host.monotonic()
+        same = self._tidied_by == self._rules(protection) or not self._concerned(protection)
+        if same and (self.state.due is None or self.state.due > now):
+            scan = await self._context.scanner.look(self.vmid, LAST_SEEN)
+            plan = self._decide(protection, scan)
+            if plan.step is None and not plan.conditions and (plan.due is None or plan.due > now):
+                return plan, scan, False
+        scan = await self._context.scanner.look(self.vmid, RECENT + self._context.host.monotonic() - began)
+        self._tidied_by = self._rules(protection)
+        return self._decide(protection, scan), scan, True
+
+    async def _tidy(self, scan: Scan, protection: Protection) -> Scan:
+        """Clean up; what cannot be let go must not keep new points from being taken. Returns what is there then."""
         self._stuck = ()
         try:
-            await self._clean_up(scan)
+            return await self._clean_up(scan, self._rules(protection))
         except VolumesError as error:
             self._context.scanner.changed(self.vmid)
             self._stuck = (self._not_cleaned(error),)
+            return scan
 
     def _not_cleaned(self, error: VolumesError) -> Condition:
         return Condition(
@@ -183,11 +239,14 @@ class GuestWorker:
 
     def _decide(self, protection: Protection, scan: Scan) -> PointPlan:
         waiting = [name for name, target in self.state.targets.items() if target.waiting]
-        asked = [r.asked for r in self._context.view.desired.requests.values() if r.vmid == self.vmid]
+        requests = self._context.view.desired.requests
+        asked = [r.asked for r in requests.values() if r.vmid == self.vmid and r.action == "replicate"]
         committed = [target.last.id for target in self.state.targets.values() if target.last]
         host, latest = self._context.host, max(asked, default=None)
         took = {name: target.took for name, target in self.state.targets.items()}
-        return plan_point(protection, self._owner.epoch, scan, waiting, host.now(), host.zone, latest, committed, took)
+        now, zone, epoch = host.now(), host.zone, self._owner.epoch
+        occasion = plan_snapshots(protection, scan, requests, now, zone)
+        return plan_point(protection, epoch, scan, waiting, now, zone, latest, committed, took, occasion)
 
     async def _take(self, step: TakePoint, protection: Protection, scan: Scan) -> Scan:
         """Returns what a scan would show then. The snapshots are held by the clean-up that follows."""
@@ -202,23 +261,19 @@ class GuestWorker:
             scan = scan.with_point(order.pool, self.vmid, point, order.definition)
         self._context.scanner.amend(self.vmid, scan)
         self.state.unchanged_at = None
-        self._log.info("point taken", point=str(step.point))
+        self._log.info("point taken", point=str(step.point), **step.occasion.words())
         for target in self.state.targets.values():
             target.wake()
         return scan
 
-    async def _clean_up(self, scan: Scan) -> None:
+    async def _clean_up(self, scan: Scan, rules: Rules) -> Scan:
         """Hold what is needed, let go of what is not."""
-        targets = self.state.targets
-        # a target's worker is ahead of what the look shows as committed
-        in_use = {point.id for t in targets.values() for point in (t.last, t.plan.goal) if point is not None}
-        cleanup = plan_cleanup(self.vmid, scan, list(targets), in_use)
+        cleanup = plan_cleanup(self.vmid, scan, list(self.state.targets), self._in_use(scan), rules)
         if not cleanup:
-            return
+            return scan
         volumes, pools = self._context.volumes, sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)})
-        self._context.scanner.amend(
-            self.vmid, cleaned(scan, cleanup)
-        )  # from now on no target chooses what is about to go
+        after = cleaned(scan, cleanup)
+        self._context.scanner.amend(self.vmid, after)  # from now on no target chooses what is about to go
         await volumes.hold(cleanup.hold)
         if cleanup.release or cleanup.destroy or cleanup.forget:
             await volumes.release(cleanup.release)
@@ -228,6 +283,12 @@ class GuestWorker:
         for bookmark in cleanup.drop_bookmarks:
             await volumes.drop_bookmark(bookmark)
         self._log.debug("cleaned up", **_counts(cleanup))
+        return after
+
+
+def _at(target: TargetWorker) -> set[PointId]:
+    """What it has, and what it is getting."""
+    return {point.id for point in (target.last, target.plan.goal) if point is not None}
 
 
 def _counts(cleanup: Cleanup) -> dict[str, int]:
@@ -249,7 +310,7 @@ def _take_order(
             disk=disk,
             volume=volume,
             dataset=dataset,
-            snapshot=step.point.snapshot,
+            snapshot=step.snapshot,
             guid=0,
             size=scan.volumes[dataset].size,
         )
@@ -265,6 +326,12 @@ def _take_order(
         definition=step.definition,
         disks=tuple(disk for disk, _, _ in step.disks),
         members=members,
+        policies=step.occasion.policies,
+        late=step.occasion.late,
+        prefix=step.occasion.prefix,
+        asked=step.occasion.asked,
+        request=step.occasion.request,
+        note=step.occasion.note,
     )
     reuse = {m.dataset: before[m.dataset] for m in members if m.dataset in before}
     return TakeOrder(step.vmid, pool, epoch, point, reuse, protection.guest.definition)

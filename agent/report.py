@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from holdfast.agent.guest import GuestWorker
+from holdfast.agent.points import point_report
 from holdfast.agent.ports import Host, VolumesError
 from holdfast.agent.scanner import Scanner
 from holdfast.agent.view import View
@@ -14,7 +15,8 @@ from holdfast.coordinator import __version__
 from holdfast.coordinator.model.condition import Condition, keep_since
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.point import RecoveryPoint
-from holdfast.coordinator.model.report import AgentReport, GuestReport, PointReport, ReplicaReport, TargetReport
+from holdfast.coordinator.model.report import AgentReport, GuestReport, ReplicaReport, TargetReport
+from holdfast.coordinator.planning.kept import kept
 from holdfast.coordinator.store.port import MAX_OPERATIONS, Delete, Put, Store, StoreError
 
 log = structlog.get_logger()
@@ -111,7 +113,7 @@ class Reporter:
             said |= {key: value for key, value in self._written.items() if key.startswith(self._replica_prefix)}
         for vmid, points in self._replicas().items():
             key = self._keys.replica_report(self._me, vmid)
-            said[key] = ReplicaReport(points=tuple(_point(p) for p in points)).to_json()
+            said[key] = self._replica(vmid, points).to_json()
         said[self._keys.agent(self._me)] = self._self(now).to_json()
         return said
 
@@ -125,12 +127,12 @@ class Reporter:
             TargetReport(
                 node=name,
                 policy=policies.get(name, ""),
-                last=_point(target.last) if target.last else None,
+                last=point_report(target.last) if target.last else None,
                 unchanged_at=state.unchanged_at if target.waiting else None,
             )
             for name, target in sorted(state.targets.items())
         )
-        return GuestReport(epoch=state.epoch, targets=targets, conditions=self._since[key])
+        return GuestReport(epoch=state.epoch, targets=targets, points=state.points, conditions=self._since[key])
 
     def _replicas(self) -> dict[int, list[RecoveryPoint]]:
         mine = self._view.owned().keys()
@@ -140,6 +142,11 @@ class Reporter:
             for vmid in sorted(vmids)
             if (scan := self._scanner.known(vmid)) and (points := scan.complete_points(vmid))
         }
+
+    def _replica(self, vmid: int, points: list[RecoveryPoint]) -> ReplicaReport:
+        rules = self._view.rules_here(vmid, self._host.zone)
+        why = kept(points, rules) if rules else {}
+        return ReplicaReport(points=tuple(point_report(p, why.get(p.id, ())) for p in points))
 
     def _self(self, now: datetime) -> AgentReport:
         """`seen` moves in steps, so that it alone causes no write more often than that."""
@@ -154,14 +161,3 @@ class Reporter:
             conditions=self._since[key],
             problems=self._view.desired.problems,
         )
-
-
-def _point(point: RecoveryPoint) -> PointReport:
-    return PointReport(
-        epoch=point.epoch,
-        sequence=point.sequence,
-        instant=point.instant,
-        consistency=point.consistency,
-        disks=len(point.members),
-        size=sum(m.size for m in point.members),
-    )

@@ -16,6 +16,7 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.admission import Claim
 from holdfast.coordinator.planning.assignment import Assignment
+from holdfast.coordinator.planning.kept import on_replica
 from holdfast.coordinator.planning.leftovers import bookmarks_to_make
 from holdfast.coordinator.planning.observed import Scan
 from holdfast.coordinator.planning.protection import (
@@ -50,6 +51,8 @@ class TargetWorker:
         """Pool → the last point that was marked there as committed by the target."""
         self.took = 0.0
         """Seconds from the last point's instant to its commit."""
+        self.asked = False
+        """Whether it has ever told what it has."""
         self.waiting = False
         """Whether it has all there is and could take up a new point now."""
         self.plan = TargetPlan(None, ())
@@ -116,11 +119,13 @@ class TargetWorker:
             return False
         if self._inventory is None:
             self._inventory = await self._context.sender.inventory(node, self._claim(), assignment)
+        self.asked = True
         scan = await self._context.scanner.look(self._vmid, LAST_SEEN)
         if not closed_disks(assignment.disks, scan):
             await self._record_sent(scan, self._inventory.last)
             scan = await self._context.scanner.look(self._vmid, LAST_SEEN)  # without what was let go meanwhile
-        self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory)
+        rules = on_replica(self._context.view.desired, assignment, self._context.host.zone)
+        self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory, rules)
         self._settle(self.plan.conditions, self.plan.goal is None and not self.plan.conditions)
         if self.plan.conditions:
             self._inventory = None

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import tzinfo
 
 import structlog
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.owner import Meta, Owner
 from holdfast.coordinator.planning.assignment import Assignment, Protection, assign
 from holdfast.coordinator.planning.desired import Desired, Records
+from holdfast.coordinator.planning.kept import Rules, on_replica
 from pydantic import ValidationError
 
 log = structlog.get_logger()
@@ -100,6 +102,11 @@ class View:
         """How a guest is to be replicated to this node."""
         protection = self.protection(vmid)
         return next((a for a in protection.assignments if a.node == self._me), None) if protection else None
+
+    def rules_here(self, vmid: int, zone: tzinfo) -> Rules | None:
+        """What of the guest's points is to stay on this node, if it is replicated here."""
+        assignment = self.assignment_here(vmid)
+        return on_replica(self.desired, assignment, zone) if assignment else None
 
     def owned(self) -> dict[int, Owner]:
         """The guests that this node owns and that are still desired."""

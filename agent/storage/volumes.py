@@ -65,6 +65,7 @@ class NodeVolumes:
             {**also.volumes, **found.volumes},
             {**also.anchors, **found.anchors},
             {**also.failed, **found.failed},
+            {**also.space, **found.space},
         )
 
     async def prepare(self, pool: str, vmid: int) -> None:

@@ -11,9 +11,7 @@ from pydantic import ValidationError
 
 def inventory_message(scan: Scan, vmid: int, datasets: list[str]) -> wire.Inventory:
     """What this node holds of a guest: its complete points, and the state of the datasets that were asked for."""
-    found = wire.Inventory(
-        epoch=scan.epoch_of(vmid), points=[p.model_dump_json().encode() for p in scan.complete_points(vmid)]
-    )
+    found = wire.Inventory(epoch=scan.epoch_of(vmid), points=[p.to_json() for p in scan.complete_points(vmid)])
     for dataset in datasets:
         volume = scan.volumes.get(dataset)
         if volume is None:

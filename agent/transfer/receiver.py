@@ -7,6 +7,7 @@ once more in its transaction, only datasets of the guest's own assignment are to
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import RecoveryPoint
 from holdfast.coordinator.planning.admission import Claim, admit, allowed_datasets
 from holdfast.coordinator.planning.assignment import Assignment
+from holdfast.coordinator.planning.kept import Rules
 from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Scan, pool_of
 from holdfast.coordinator.planning.superseded import NOTHING, Superseded, superseded
 from holdfast.proto import transfer_pb2 as wire
@@ -37,6 +39,9 @@ class Known(Protocol):
 
     def assignment_here(self, vmid: int) -> Assignment | None:
         """How the guest is to be replicated to this node."""
+
+    def rules_here(self, vmid: int, zone: tzinfo) -> Rules | None:
+        """What of the guest's points is to stay on this node, if it is replicated here."""
 
 
 @dataclass(slots=True)
@@ -198,7 +203,8 @@ class Receiver:
         for dataset, wanted in ask.properties.items():
             await self._set_properties(dataset, dict(wanted.local), scan)
         assignment = self._known.assignment_here(claim.vmid)  # as late as may be: a disk may have been put back
-        goes = superseded(assignment, scan, point, self._host.zone) if assignment else NOTHING
+        rules = self._known.rules_here(claim.vmid, self._host.zone)
+        goes = superseded(assignment, scan, point, rules) if assignment and rules else NOTHING
         pools = sorted({pool_of(m.dataset) for m in point.members})
         others = {anchor.pool for anchor in scan.anchors_of(claim.vmid)} - {*pools}
         at_once = goes if len(pools) == 1 and not others else NOTHING

@@ -85,7 +85,7 @@ class Sender:
             for m in point.members
             if volumes[m.dataset].kind == "filesystem"
         }
-        record = at_target(point, assignment).model_dump_json().encode()
+        record = at_target(point, assignment).to_json()
         await self._ask(
             assignment.node,
             node,

@@ -10,6 +10,7 @@ import click
 from holdfast.coordinator.cli import documents
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.documents import Document, Unreadable
+from holdfast.coordinator.cli.kinds import kind_of
 from holdfast.coordinator.cli.output import Failed, clean, complain
 from holdfast.coordinator.cli.state import State, load
 from holdfast.coordinator.model.condition import Condition
@@ -70,10 +71,11 @@ def read_files(files: Sequence[str]) -> list[Entry]:
         for found in documents.read(text, source):
             entry = _entry(found)
             if isinstance(found, Document):
-                if found.label in first:
+                place = f"{found.kind.folder}/{found.name}"
+                if place in first:
                     entry.record = None
-                    entry.refuse(f"given twice, at {first[found.label]} and at {found.where}; keep one")
-                first.setdefault(found.label, found.where)
+                    entry.refuse(f"given twice, at {first[place]} and at {found.where}; keep one")
+                first.setdefault(place, found.where)
             entries.append(entry)
     return entries
 
@@ -82,7 +84,7 @@ def _entry(found: Document | Unreadable) -> Entry:
     if isinstance(found, Unreadable):
         return Entry(found.where, None, None, f"refused: {found.reason}")
     try:
-        return Entry(found.label, found, parse(found.kind.folder, found.name, found.spec))
+        return Entry(found.label, found, parse(found.kind.folder, found.name, found.kind.tagged(found.spec)))
     except BadRecord as error:
         return Entry(found.label, found, None, f"refused: {error} ({found.where})")
 
@@ -149,6 +151,10 @@ def decide(entries: Sequence[Entry], state: State, force: bool) -> None:
     open_entries = [entry for entry in entries if entry.record is not None]
     for entry in open_entries:
         entry.outcome = _compare(entry.change, state)
+        if other := _other_kind(entry, state):
+            entry.refuse(other)
+            entry.record = None
+    open_entries = [entry for entry in open_entries if entry.record is not None]
     changes = [entry.change for entry in open_entries if entry.outcome != "unchanged"]
     refused = refusals(state.desired, changes, state.owners)
     for entry in open_entries:
@@ -157,6 +163,16 @@ def decide(entries: Sequence[Entry], state: State, force: bool) -> None:
             entry.outcome += f", against: {_summary(why)}"
         elif why:
             entry.refuse(_summary(why))
+
+
+def _other_kind(entry: Entry, state: State) -> str | None:
+    """Two kinds of policies share their names: one must not take the other's place unnoticed."""
+    assert entry.document is not None
+    kind, name = entry.document.kind, entry.document.name
+    present = state.record(kind.folder, name)
+    if present is None or (there := kind_of(kind.folder, present.value)) == kind:
+        return None
+    return f"there is a {there.name} of that name; choose another, or delete it first"
 
 
 def _compare(change: Change, state: State) -> str:

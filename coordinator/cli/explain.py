@@ -5,7 +5,7 @@ from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, duration, line, moment, show, span
 from holdfast.coordinator.cli.state import State, load
 from holdfast.coordinator.model.guest import Guest
-from holdfast.coordinator.model.policy import Selector
+from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.planning.assignment import Protection, assign, selects
 from holdfast.coordinator.planning.status import GuestStatus, TargetStatus
 from holdfast.coordinator.planning.status import State as Fares
@@ -68,10 +68,28 @@ def _policies(vmid: int, guest: Guest, state: State) -> list[str]:
         for name, policy in sorted(state.desired.policies.items())
         if selects(policy.selector, vmid, guest)
     ]
-    if said:
-        return said
-    names = ", ".join(sorted(state.desired.policies)) or "there is none"
-    return [f"No policy selects it (policies: {names})."]
+    if not said:
+        names = ", ".join(sorted(state.desired.policies)) or "there is none"
+        said = [f"No policy selects it (policies: {names})."]
+    return said + [
+        f"Snapshot policy {name} selects it: {_why(policy.selector, vmid, guest)};"
+        f" {f'every {span(policy.every)}' if policy.every is not None else f'at {policy.schedule}'}, keep {policy.keep}"
+        f" (on replicas {policy.keep_on_replicas}); {_newest(vmid, name, state)}"
+        for name, policy in sorted(state.desired.snapshot_policies.items())
+        if selects(policy.selector, vmid, guest)
+    ]
+
+
+def _newest(vmid: int, policy: str, state: State) -> str:
+    """What there is of a policy's snapshots where the guest runs."""
+    owner = state.owners.get(vmid)
+    report = state.reports.guests.get((owner.node, vmid)) if owner else None
+    points = [p for p in report.points if policy in p.policies] if report else []
+    if not points:
+        return "it has none yet."
+    newest = points[-1]
+    number = f"{newest.epoch}-{newest.sequence}"
+    return f"it has {len(points)}, the newest is {number} of {moment(newest.instant)}{', late' if newest.late else ''}."
 
 
 def _why(selector: Selector, vmid: int, guest: Guest) -> str:

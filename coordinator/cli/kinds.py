@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import orjson
 from click.shell_completion import CompletionItem
-from holdfast.coordinator.model.keyspace import DESIRED, KINDS
+from holdfast.coordinator.model.keyspace import KINDS, record_type
 from holdfast.coordinator.model.record import Record
 
 _LABELS = {
@@ -14,6 +15,7 @@ _LABELS = {
     "Guest": "guest",
     "Placement": "placement",
     "ProtectionPolicy": "policy",
+    "SnapshotPolicy": "snapshot-policy",
 }
 
 
@@ -27,7 +29,7 @@ class Kind:
     @property
     def folder(self) -> str:
         """Under `desired/`."""
-        return KINDS[self.name]
+        return KINDS[self.name][0]
 
     @property
     def by_vmid(self) -> bool:
@@ -37,12 +39,25 @@ class Kind:
     @property
     def record(self) -> type[Record]:
         """What its records are."""
-        return DESIRED[self.folder]
+        return KINDS[self.name][1]
+
+    def tagged(self, spec: dict[str, object]) -> dict[str, object]:
+        """A spec as it is stored: where two kinds share a folder, with what tells them apart."""
+        return {"kind": self.name, **spec} if "kind" in self.record.model_fields else spec
 
 
 ALL = tuple(Kind(name, label) for name, label in _LABELS.items())
 BY_NAME = {kind.name: kind for kind in ALL}
-BY_FOLDER = {kind.folder: kind for kind in ALL}
+FOLDERS = frozenset(kind.folder for kind in ALL)
+
+
+def kind_of(folder: str, value: bytes) -> Kind:
+    """The kind of a stored record, readable or not."""
+    try:
+        data = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        data = None
+    return next(kind for kind in ALL if kind.folder == folder and kind.record is record_type(folder, data))
 
 
 def order(name: str) -> tuple[int, str]:
@@ -59,7 +74,8 @@ class KindArgument(click.ParamType[Kind]):
         """The kind, or wrong usage."""
         if isinstance(value, Kind):
             return value
-        found = next((k for k in ALL if value.lower() in (k.name.lower(), k.label, k.folder)), None)
+        found = next((k for k in ALL if value.lower() in (k.name.lower(), k.label)), None)
+        found = found or next((k for k in ALL if value.lower() == k.folder), None)
         if found:
             return found
         return self.fail(f"{value!r} is no kind of record (known: {', '.join(k.label for k in ALL)})", param, ctx)

@@ -24,6 +24,7 @@ from holdfast.coordinator.cli.records import delete, get
 from holdfast.coordinator.cli.replicate import replicate
 from holdfast.coordinator.cli.retention import retention
 from holdfast.coordinator.cli.schema import schema
+from holdfast.coordinator.cli.snapshot import snapshot
 from holdfast.coordinator.cli.status import status
 from holdfast.coordinator.cli.storage import storage
 from holdfast.coordinator.cli.volume import volume
@@ -105,7 +106,7 @@ def completion(shell: str) -> None:
     click.echo(made(cli, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
 
 
-_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, import_)
+_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, snapshot, import_)
 _OFFLINE = (storage, volume, guest, calendar, retention, bwlimit, pvesr)
 """They read Proxmox's files and answer without etcd."""
 

@@ -3,17 +3,18 @@
 import click
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, console, duration, moment, show, size, table
+from holdfast.coordinator.cli.snapshot import consistency, points_of, taken_for
 from holdfast.coordinator.cli.state import State, load
 from holdfast.coordinator.store.port import Store
 
-HEADERS = ("NODE", "POINT", "INSTANT", "AGE", "DISKS", "SIZE", "CONSISTENCY", "COMPLETE")
+HEADERS = ("NODE", "POINT", "INSTANT", "AGE", "DISKS", "SIZE", "TAKEN FOR", "CONSISTENCY", "COMPLETE")
 
 
 @click.command()
 @click.argument("vmid", type=int)
 @pass_connection
 def points(connection: Connection, vmid: int) -> None:
-    """Show from which points a guest could be started, on which nodes. Agents report complete points only."""
+    """Show from which points a guest could be started, on which nodes: complete ones, also where it runs."""
 
     async def work(store: Store) -> State:
         return await load(store, connection.keyspace)
@@ -21,14 +22,10 @@ def points(connection: Connection, vmid: int) -> None:
     state = connection.run(work)
     rows = []
     now = state.status().at
-    for (node, guest), report in sorted(state.reports.replicas.items()):
-        if guest != vmid:
-            continue
-        for point in sorted(report.points, key=lambda p: (p.epoch, p.sequence)):
-            age = duration(max(0.0, (now - point.instant).total_seconds()))
-            name = f"{point.epoch}-{point.sequence}"
-            kept = (age, str(point.disks), size(point.size), point.consistency, "yes")
-            rows.append((node, name, moment(point.instant), *kept))
+    for node, point in points_of(state, vmid):
+        age = duration(max(0.0, (now - point.instant).total_seconds()))
+        what = (str(point.disks), size(point.size), taken_for(point), consistency(point), "yes")
+        rows.append((node, f"{point.epoch}-{point.sequence}", moment(point.instant), age, *what))
     if not rows:
         known = vmid in state.desired.guests or vmid in state.owners
         raise Failed(

@@ -4,13 +4,15 @@ import click
 import orjson
 from holdfast.coordinator.cli import documents
 from holdfast.coordinator.cli.connection import Connection, pass_connection
-from holdfast.coordinator.cli.kinds import ALL, BY_FOLDER, Kind, KindArgument, order
+from holdfast.coordinator.cli.kinds import ALL, FOLDERS, Kind, KindArgument, kind_of, order
 from holdfast.coordinator.cli.output import Failed, clean, complain, console, show, span, table
 from holdfast.coordinator.cli.state import State, load
 from holdfast.coordinator.model.guest import Guest, Placement
 from holdfast.coordinator.model.node import Node
 from holdfast.coordinator.model.policy import ProtectionPolicy
 from holdfast.coordinator.model.record import Record
+from holdfast.coordinator.model.selector import Selector
+from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
 from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.planning.check import unprotected_by_deletion
 from holdfast.coordinator.planning.desired import BadRecord, parse
@@ -54,14 +56,15 @@ def _find(state: State, kind: Kind | None, name: str | None) -> list[Found]:
     found: list[Found] = []
     for key, item in state.items.items():
         folder, _, called = key.removeprefix(state.keyspace.desired_prefix).partition("/")
-        if not key.startswith(state.keyspace.desired_prefix) or folder not in BY_FOLDER:
+        if not key.startswith(state.keyspace.desired_prefix) or folder not in FOLDERS:
             continue
-        if (kind and BY_FOLDER[folder] != kind) or (name is not None and called != name):
+        its = kind_of(folder, item.value)
+        if (kind and its != kind) or (name is not None and called != name):
             continue
         try:
-            found.append((BY_FOLDER[folder], called, parse(folder, called, item.value)))
+            found.append((its, called, parse(folder, called, item.value)))
         except BadRecord as error:
-            found.append((BY_FOLDER[folder], called, error))
+            found.append((its, called, error))
     return sorted(found, key=lambda each: (ALL.index(each[0]), order(each[1])))
 
 
@@ -82,14 +85,19 @@ def _words(record: Record | BadRecord) -> str:
             return f"{record.mode}" + (f" on {record.node}" if record.node else "")
         case ProtectionPolicy():
             often = f"at most {span(record.rpo)} old" if record.rpo is not None else f"at {record.schedule}"
-            chosen = record.selector.model_dump(exclude_none=True)
-            whom = (
-                "all guests"
-                if record.selector.all
-                else " ".join(f"{k} {', '.join(map(str, v))}" for k, v in chosen.items())
-            )
-            return f"{whom} to {', '.join(target.node for target in record.targets)}, {often}"
+            return f"{_whom(record.selector)} to {', '.join(target.node for target in record.targets)}, {often}"
+        case SnapshotPolicy():
+            often = f"every {span(record.every)}" if record.every is not None else f"at {record.schedule}"
+            there = f", on replicas {record.replicas}" if record.replicas is not None else ""
+            return f"{_whom(record.selector)} {often}, keep {record.keep}{there}"
     return ""
+
+
+def _whom(selector: Selector) -> str:
+    if selector.all:
+        return "all guests"
+    chosen = selector.model_dump(exclude_none=True)
+    return " ".join(f"{k} {', '.join(map(str, v))}" for k, v in chosen.items())
 
 
 @click.command()
@@ -105,7 +113,7 @@ def delete(connection: Connection, kind: Kind, names: tuple[str, ...]) -> None:
         gone: list[tuple[str, str]] = []
         for name in dict.fromkeys(names):
             present = state.record(kind.folder, name)
-            if present is None:
+            if present is None or kind_of(kind.folder, present.value) != kind:
                 click.echo(clean(f"{kind.label}/{name} refused: there is no such {kind.label}"))
                 failed = True
                 continue

@@ -23,6 +23,7 @@ _NAMES: dict[str, Any] = {
     "Guest": Vmid,
     "Placement": Vmid,
     "ProtectionPolicy": PolicyName,
+    "SnapshotPolicy": PolicyName,
 }
 _WRITTEN: tuple[type[Record], ...] = (Request, Owner, Lock, Meta, AgentReport, GuestReport, ReplicaReport)
 _ANNOUNCED: tuple[type[Record], ...] = (NodeAnnouncement, GuestAnnouncement, Event)

@@ -15,8 +15,9 @@ from typing import Any
 from holdfast.coordinator.mirror.tree import Tree
 from holdfast.coordinator.model.guest import Disk, Guest
 from holdfast.coordinator.model.node import Node
-from holdfast.coordinator.model.policy import ProtectionPolicy, Selector, Target
+from holdfast.coordinator.model.policy import ProtectionPolicy, Target
 from holdfast.coordinator.model.record import Record
+from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.planning.desired import describe
 from holdfast.coordinator.proxmox import storage_config

@@ -49,6 +49,30 @@ class Plan(Answer):
     guests: tuple[GuestPlan, ...] = ()
 
 
+class Foreign(Answer):
+    """A snapshot of one of a guest's volumes that is no recovery point."""
+
+    dataset: str
+    snapshot: str
+    origin: str
+    """The tool that made it, by its name."""
+    used: int
+    """Bytes that go with it."""
+
+
+class GuestSnapshots(Answer):
+    """One guest's, where it runs."""
+
+    vmid: int
+    foreign: tuple[Foreign, ...] = ()
+
+
+class Snapshots(Answer):
+    """`GET /v1/snapshots`"""
+
+    guests: tuple[GuestSnapshots, ...] = ()
+
+
 class Health(Answer):
     """`GET /v1/health`: that the agent runs, and what is wrong with its node."""
 

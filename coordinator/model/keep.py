@@ -55,6 +55,10 @@ class Keep(BaseModel):
             raise ValueError("'all' cannot be combined with counts: remove one of them")
         return self
 
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return "all=1" if self.all else ",".join(f"{rule}={count}" for rule, count in self.counts().items())
+
     def counts(self) -> dict[Rule, int]:
         """Return the rules that are switched on, in the order in which they act."""
         return {rule: count for rule in _COUNTED if (count := getattr(self, rule)) > 0}

@@ -8,6 +8,7 @@ from holdfast.coordinator.model.node import Node
 from holdfast.coordinator.model.policy import ProtectionPolicy
 from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.model.request import Request
+from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
 from holdfast.coordinator.model.storage import Storage
 
 DEFAULT_CLUSTER = "default"
@@ -20,16 +21,24 @@ DESIRED: dict[str, type[Record]] = {
     "policies": ProtectionPolicy,
     "requests": Request,
 }
-"""Folder under `desired/` → what its records are."""
+"""Folder under `desired/` → what its records are, unless they say otherwise (`record_type`)."""
 
-KINDS = {
-    "Storage": "storage",
-    "Guest": "guests",
-    "Placement": "placements",
-    "Node": "nodes",
-    "ProtectionPolicy": "policies",
+KINDS: dict[str, tuple[str, type[Record]]] = {
+    "Storage": ("storage", Storage),
+    "Guest": ("guests", Guest),
+    "Placement": ("placements", Placement),
+    "Node": ("nodes", Node),
+    "ProtectionPolicy": ("policies", ProtectionPolicy),
+    "SnapshotPolicy": ("policies", SnapshotPolicy),
 }
-"""`kind` of a document that people apply → folder under `desired/`."""
+"""`kind` of a document that people apply → folder under `desired/`, and what its records are."""
+
+
+def record_type(folder: str, data: object) -> type[Record]:
+    """What a record of a folder is; policies are of two kinds, and those that do not say are for protection."""
+    if folder == "policies" and isinstance(data, dict) and data.get("kind") == "SnapshotPolicy":
+        return SnapshotPolicy
+    return DESIRED[folder]
 
 
 @dataclass(frozen=True, slots=True)

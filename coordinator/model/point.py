@@ -12,9 +12,11 @@ from typing import Annotated, NamedTuple, Self
 
 from holdfast.coordinator.model.names import Dataset, DiskSlot, Size, VolumeId
 from holdfast.coordinator.model.record import Instant, Record
+from holdfast.coordinator.model.request import Note
+from holdfast.coordinator.model.snapshot_policy import Prefix, Wish
 from pydantic import BeforeValidator, field_validator
 
-_NAME = re.compile(r"holdfast-([1-9][0-9]*)-([1-9][0-9]*)\Z")
+_NAME = re.compile(r"holdfast-(?:[a-z][a-z0-9]{0,15}-)?([1-9][0-9]*)-([1-9][0-9]*)\Z")
 
 
 class PointId(NamedTuple):
@@ -28,8 +30,12 @@ class PointId(NamedTuple):
 
     @property
     def snapshot(self) -> str:
-        """The name of the point's snapshots: other tools' prune rules leave it alone."""
+        """The name of the point's snapshots without a prefix: other tools' prune rules leave it alone."""
         return f"holdfast-{self}"
+
+    def snapshot_with(self, prefix: str) -> str:
+        """The name with a snapshot policy's prefix."""
+        return f"holdfast-{prefix}-{self}" if prefix else self.snapshot
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -97,6 +103,27 @@ class RecoveryPoint(Record):
     disks: tuple[DiskSlot, ...]
     """Every slot that the point is to have. A record on one of several pools lists only that pool's members."""
     members: tuple[Member, ...]
+    policies: tuple[str, ...] = ()
+    """Snapshot policies for which it was taken."""
+    late: bool = False
+    """Whether it stands for a time of theirs that was missed."""
+    prefix: Prefix = ""
+    """In the names of its snapshots."""
+    asked: Wish = Wish.NONE
+    """What was wanted of the guest meanwhile; `consistency` is what was got."""
+    request: str | None = None
+    """The request by which a person had it taken: it stays until its deletion is asked for."""
+    note: Note = ""
+    """What that person says of it."""
+
+    @property
+    def snapshot(self) -> str:
+        """The name of its own snapshots."""
+        return self.id.snapshot_with(self.prefix)
+
+    def to_json(self) -> bytes:
+        """As it is kept and sent: what is as usual is left out, a property of ZFS holds 8 KiB."""
+        return self.model_dump_json(exclude_defaults=True).encode()
 
     @cached_property
     def id(self) -> PointId:

@@ -1,60 +1,19 @@
-"""`desired/policies/<name>`: which guests are protected, to where, and how old a replica may be."""
+"""`desired/policies/<name>`: which guests are protected, to where, and how old a replica may be.
+
+When guests are snapshotted besides is said by policies of the other kind (`snapshot_policy`), in the same folder.
+"""
 
 from typing import Annotated, Self
 
 from holdfast.coordinator.model.keep import Keep
-from holdfast.coordinator.model.names import NodeName, PoolName, StoreId, Tag, Vmid
+from holdfast.coordinator.model.names import NodeName, StoreId
 from holdfast.coordinator.model.record import Record
-from holdfast.coordinator.proxmox.calendar import CalendarEvent
-from holdfast.coordinator.proxmox.duration import parse_span
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from holdfast.coordinator.model.selector import Selector
+from holdfast.coordinator.model.times import Calendar, Rpo
+from pydantic import Field, model_validator
 
-
-def _seconds(value: object) -> object:
-    return parse_span(value) if isinstance(value, str) else value
-
-
-def _calendar(value: str) -> str:
-    CalendarEvent.parse(value)
-    return value
-
-
-MIN_RPO = 5
-"""Seconds. ZFS writes a transaction group every 5 s (zfs_txg_timeout); below that a figure would be a promise."""
-
-MAX_RPO = 366 * 86400
-
-Rpo = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Field(ge=MIN_RPO, le=MAX_RPO),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": MIN_RPO, "maximum": MAX_RPO}, {"type": "string"}]}),
-]
-Calendar = Annotated[str, AfterValidator(_calendar)]
 Bandwidth = Annotated[int, Field(ge=1024, le=2**40)]
 """Bytes per second."""
-
-
-class Selector(Record):
-    """Which guests: exactly one of these. A guest that no policy selects is reported as unprotected."""
-
-    vmid: tuple[Vmid, ...] | None = None
-    """Guests of these VMIDs."""
-    tag: tuple[Tag, ...] | None = None
-    """Guests with at least one of these tags."""
-    pool: tuple[PoolName, ...] | None = None
-    """Guests in one of these resource pools."""
-    storage: tuple[StoreId, ...] | None = None
-    """Guests with at least one disk on one of these storages."""
-    all: bool | None = None
-    """Every guest."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError("give exactly one of vmid, tag, pool, storage (each a non-empty list) or all: true")
-        return self
 
 
 class Target(Record):

@@ -3,6 +3,7 @@
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import Consistency
 from holdfast.coordinator.model.record import Instant, Record
+from holdfast.coordinator.model.snapshot_policy import Wish
 
 
 class PointReport(Record):
@@ -20,6 +21,25 @@ class PointReport(Record):
     """How many members it has."""
     size: int
     """Bytes, the sum of the members' sizes."""
+    policies: tuple[str, ...] = ()
+    """Snapshot policies for which it was taken."""
+    late: bool = False
+    """Whether it stands for a time of theirs that was missed."""
+    asked: Wish = Wish.NONE
+    """What its policies wanted of the guest meanwhile."""
+    request: str | None = None
+    """The request by which a person had it taken."""
+    note: str = ""
+    """What that person says of it."""
+    kept: tuple[str, ...] = ()
+    """By which rules it stays there."""
+    needed: tuple[str, ...] = ()
+    """What replication needs it for there."""
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether its consistency is at least what was wanted: one instant for all is as good as a pause."""
+        return self.asked is Wish.NONE or (self.asked is Wish.PAUSED and self.consistency is not Consistency.NONE)
 
 
 class ReplicaReport(Record):
@@ -51,6 +71,8 @@ class GuestReport(Record):
     """Under which it was written; of an earlier one it counts for nothing."""
     targets: tuple[TargetReport, ...] = ()
     """Each target in force."""
+    points: tuple[PointReport, ...] = ()
+    """Complete ones where the guest runs, oldest first."""
     conditions: tuple[Condition, ...] = ()
     """What is wrong."""
 

@@ -1,13 +1,15 @@
 """Policies x guests -> who replicates what to where, and which of it cannot be, with the reason. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.keep import Keep
 from holdfast.coordinator.model.owner import Owner
-from holdfast.coordinator.model.policy import ProtectionPolicy, Selector, Target
+from holdfast.coordinator.model.policy import ProtectionPolicy, Target
+from holdfast.coordinator.model.selector import Selector
+from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
 from holdfast.coordinator.model.storage import REPLICABLE
 from holdfast.coordinator.planning.desired import Desired
 from holdfast.coordinator.planning.ownership import home
@@ -20,6 +22,15 @@ REASONS = frozenset(
     }
 )  # fmt: skip
 """Of the conditions that are found here. Any reader of the keyspace finds the same, and sooner than it is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One disk that recovery points have, where the owner has it."""
+
+    disk: str
+    volume: str
+    dataset: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,10 @@ class Protection:
     guest: Guest
     assignments: tuple[Assignment, ...]
     conditions: tuple[Condition, ...]
+    disks: tuple[Disk, ...] = ()
+    """Those that points have; none where no point can be taken at all."""
+    snapshots: Mapping[str, SnapshotPolicy] = field(default_factory=dict)
+    """Snapshot policies that select it, by name."""
 
     @property
     def protected(self) -> bool:
@@ -90,10 +105,16 @@ def _protect(
     vmid: int, guest: Guest, at: str | None, policies: list[tuple[str, ProtectionPolicy]], desired: Desired
 ) -> Protection:
     matching = [(name, policy) for name, policy in policies if selects(policy.selector, vmid, guest)]
-    if not matching:
-        return Protection(vmid, guest, (), (_unprotected(vmid),))
-    if blocked := _blocked(vmid, guest, at, desired):
-        return Protection(vmid, guest, (), blocked)
+    snapshots = {n: p for n, p in desired.snapshot_policies.items() if selects(p.selector, vmid, guest)}
+    blocked = _blocked(vmid, guest, at, desired)
+    unprotected = () if matching else (_unprotected(vmid, bool(snapshots)),)
+    if blocked:
+        return Protection(vmid, guest, (), unprotected + (blocked if matching or snapshots else ()))
+    disks = tuple(
+        Disk(slot, disk.volume, desired.storages[disk.storeid].dataset(disk.storeid, disk.volname))
+        for slot, disk in sorted(guest.disks.items())
+        if disk.replicate
+    )
     assignments: dict[str, Assignment] = {}
     conditions: list[Condition] = []
     for name, policy in matching:
@@ -109,14 +130,16 @@ def _protect(
                 conditions.append(made)
     if assignments:  # a policy for all guests names every node; that the owner is among them is no fault
         conditions = [c for c in conditions if c.reason != "TargetIsOwner"]
-    return Protection(vmid, guest, tuple(assignments[n] for n in sorted(assignments)), tuple(conditions))
+    in_force = tuple(assignments[n] for n in sorted(assignments))
+    return Protection(vmid, guest, in_force, (*unprotected, *conditions), disks, snapshots)
 
 
-def _unprotected(vmid: int) -> Condition:
+def _unprotected(vmid: int, snapshotted: bool) -> Condition:
+    instead = " Its snapshots are lost with its node." if snapshotted else ""
     return Condition(
         reason="Unprotected",
-        message=f"No policy selects guest {vmid}: it is not replicated. Apply a ProtectionPolicy that selects it"
-        " by vmid, tag, pool, storage or all.",
+        message=f"No policy selects guest {vmid}: it is not replicated.{instead} Apply a ProtectionPolicy that selects"
+        " it by vmid, tag, pool, storage or all.",
     )
 
 
@@ -153,8 +176,9 @@ def _blocked(vmid: int, guest: Guest, at: str | None, desired: Desired) -> tuple
             found.append(
                 Condition(
                     reason="UnreplicableStorage",
-                    message=f"Disk {slot} of guest {vmid} is on storage {disk.storeid}, which is {what} and cannot be"
-                    f" replicated (can: {', '.join(sorted(REPLICABLE))}). Move the disk, {leave_out}.",
+                    message=f"Disk {slot} of guest {vmid} is on storage {disk.storeid}, which is {what}:"
+                    f" no points are taken there (they are on: {', '.join(sorted(REPLICABLE))}). Move the disk,"
+                    f" {leave_out}.",
                 )
             )
         elif at is not None and not storage.reaches(at):

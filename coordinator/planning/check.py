@@ -15,6 +15,8 @@ from holdfast.coordinator.model.node import Node
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.policy import ProtectionPolicy, Target
 from holdfast.coordinator.model.record import Record
+from holdfast.coordinator.model.selector import Selector
+from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
 from holdfast.coordinator.model.storage import REPLICABLE, Storage
 from holdfast.coordinator.planning.assignment import assign
 from holdfast.coordinator.planning.desired import Desired
@@ -42,6 +44,7 @@ def lay_over(desired: Desired, changes: Iterable[Change]) -> Desired:
     """Desired state as it would be after the changes."""
     storages, guests, placements = dict(desired.storages), dict(desired.guests), dict(desired.placements)
     nodes, policies, age = dict(desired.nodes), dict(desired.policies), dict(desired.age)
+    snapshot_policies = dict(desired.snapshot_policies)
     youngest = max(age.values(), default=0) + 1
     for change in changes:
         match change.record:
@@ -56,8 +59,17 @@ def lay_over(desired: Desired, changes: Iterable[Change]) -> Desired:
             case ProtectionPolicy() as policy:
                 policies[change.name] = policy
                 age.setdefault(change.name, youngest)
+            case SnapshotPolicy() as policy:
+                snapshot_policies[change.name] = policy
     return replace(
-        desired, storages=storages, guests=guests, placements=placements, nodes=nodes, policies=policies, age=age
+        desired,
+        storages=storages,
+        guests=guests,
+        placements=placements,
+        nodes=nodes,
+        policies=policies,
+        snapshot_policies=snapshot_policies,
+        age=age,
     )
 
 
@@ -102,6 +114,7 @@ def unprotected_by_deletion(
         placements=left("placements", before.placements),
         nodes=left("nodes", before.nodes),
         policies=left("policies", before.policies),
+        snapshot_policies=left("policies", before.snapshot_policies),
     )
     was = {vmid for vmid, protection in assign(before, owners).items() if protection.protected}
     return tuple(v for v, protection in assign(after, owners).items() if v in was and not protection.protected)
@@ -127,6 +140,8 @@ def _problems(desired: Desired, owners: Mapping[int, Owner]) -> list[tuple[_Wher
     found: list[tuple[str, Condition]] = []
     for name, policy in desired.policies.items():
         found += [(f"policies/{name}", c) for c in check_policy(name, policy, desired)]
+    for name, snapshots in desired.snapshot_policies.items():
+        found += [(f"policies/{name}", c) for c in check_selector(name, snapshots.selector, desired)]
     for vmid, guest in desired.guests.items():
         found += [(f"guests/{vmid}/node", c) for c in _known_node(f"Guest {vmid} is", guest.node, desired)]
     for vmid, placement in desired.placements.items():
@@ -151,18 +166,23 @@ def _known_node(what: str, node: str | None, desired: Desired) -> list[Condition
 
 def check_policy(name: str, policy: ProtectionPolicy, desired: Desired) -> tuple[Condition, ...]:
     """What a policy names that does not exist or does not fit, whether or not it selects a guest now."""
-    found = [
+    found = check_selector(name, policy.selector, desired)
+    for target in policy.targets:
+        found += _check_target(name, target, desired)
+    return tuple(found)
+
+
+def check_selector(name: str, selector: Selector, desired: Desired) -> list[Condition]:
+    """Storages that a policy selects by and that do not exist."""
+    return [
         Condition(
             reason="UnknownStorage",
             message=f"Policy {name} selects guests on storage {storeid}, which is not defined. Apply a Storage of that"
             " name, or correct the selector.",
         )
-        for storeid in policy.selector.storage or ()
+        for storeid in selector.storage or ()
         if storeid not in desired.storages
     ]
-    for target in policy.targets:
-        found += _check_target(name, target, desired)
-    return tuple(found)
 
 
 def _check_target(policy: str, target: Target, desired: Desired) -> list[Condition]:

@@ -12,13 +12,14 @@ from typing import TypeVar
 import orjson
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Guest, Mode, Placement
-from holdfast.coordinator.model.keyspace import DESIRED
+from holdfast.coordinator.model.keyspace import DESIRED, record_type
 from holdfast.coordinator.model.names import NodeName, PolicyName, RequestId, StoreId, Vmid
 from holdfast.coordinator.model.node import Node
 from holdfast.coordinator.model.policy import ProtectionPolicy
 from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.model.report import RecordProblem
 from holdfast.coordinator.model.request import Request
+from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
 from holdfast.coordinator.model.storage import Storage
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -57,7 +58,7 @@ def parse(folder: str, name: str, value: bytes | dict[str, object]) -> Record:
     check_name(folder, name)
     try:
         data = orjson.loads(value) if isinstance(value, bytes) else value
-        return DESIRED[folder].model_validate(data, strict=False)
+        return record_type(folder, data).model_validate(data, strict=False)
     except orjson.JSONDecodeError as error:
         raise BadRecord(f"not JSON: {error}") from None
     except ValidationError as error:
@@ -95,6 +96,7 @@ class Desired:
     placements: Mapping[int, Placement] = field(default_factory=dict)
     nodes: Mapping[str, Node] = field(default_factory=dict)
     policies: Mapping[str, ProtectionPolicy] = field(default_factory=dict)
+    snapshot_policies: Mapping[str, SnapshotPolicy] = field(default_factory=dict)
     requests: Mapping[str, Request] = field(default_factory=dict)
     age: Mapping[str, int] = field(default_factory=dict)
     """Policy name → create revision: where two policies collide, the older stays in force."""
@@ -171,6 +173,7 @@ class Records:
             placements={int(k): v for k, v in _only(by_folder["placements"], Placement).items()},
             nodes=_only(by_folder["nodes"], Node),
             policies=_only(by_folder["policies"], ProtectionPolicy),
+            snapshot_policies=_only(by_folder["policies"], SnapshotPolicy),
             requests=_only(by_folder["requests"], Request),
             age={name: rev for (folder, name), rev in self._revisions.items() if folder == "policies"},
             problems=tuple(self._problems[path] for path in sorted(self._problems)),

@@ -2,18 +2,20 @@
 
 Guards invariants 3 and 4. A snapshot is let go only if a point's record on the same storage lists its GUID (a name
 proves nothing), it is older than the guest's newest complete point, and no target needs it: neither as the last one it
-committed nor as the next one it is to receive. A bookmark of the last committed one stays besides, also for a target
-that no policy names any more.
+committed nor as the next one it is to receive; and no rule keeps a point that has it (`kept`). A bookmark of the last
+committed one stays besides, also for a target that no policy names any more.
 
 Of a disk that this one lacks (it was pulled out of the guest), all bookmarks up to it stay: the target may still have
 its replica, and the disk may come back. Its snapshots go, for they would fill the pool and keep its volume from being
 destroyed; a failback has no use for them, because the point that it leads to has no such disk.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.kept import NO_RULES, Rules, kept, worth_bringing
 from holdfast.coordinator.planning.observed import Scan, Volume, pool_of
 
 
@@ -43,29 +45,39 @@ class Cleanup:
         return bool(self.hold or self.release or self.destroy or self.drop_bookmarks or self.forget)
 
 
-def needed_points(
+def needs(
     points: list[RecoveryPoint],
     sent: Mapping[str, PointId],
     targets: Collection[str],
     in_use: Collection[PointId] = (),
-) -> list[RecoveryPoint]:
-    """Of the owner's complete points (oldest first): the newest, each target's last and next, and what is in use.
+    rules: Rules = NO_RULES,
+) -> dict[PointId, tuple[str, ...]]:
+    """Of the owner's complete points (oldest first) those that replication needs, each with what for, in words.
 
-    What is marked as committed may be older than what a target has and is brought to: so `in_use` counts besides.
-
-    Where the next has a disk that the guest has no more, it may have been begun, but the next without it is brought
-    instead; and so on where that loses a disk in its turn. So the next of every set of disks counts.
+    The newest, each target's last and next, and what is in use: what is marked as committed may be older than what a
+    target has and is brought to. Where the next has a disk that the guest has no more, it may have been begun, but the
+    next without it is brought instead; and so on where that loses a disk in its turn. So the next of every set of disks
+    counts. While no target is in force, those of before count: their policy may come back. Without any, the newest may
+    go as well, if somebody wants that.
     """
+    found: defaultdict[PointId, list[str]] = defaultdict(list)
     if not points:
-        return []
-    needed: set[PointId] = {points[-1].id, *in_use}
-    for target in targets:
+        return {}
+    targets = targets or sent.keys()
+    if targets or not rules.lets_go(points[-1]):
+        found[points[-1].id].append("the newest")
+    for target in sorted(targets):
         last = sent.get(target)
         if last is not None:
-            needed.add(last)
+            found[last].append(f"what {target} has")
         ahead = [p for p in points if last is None or p.id > last]
-        needed |= set({_disks(p): p.id for p in reversed(ahead)}.values())
-    return [p for p in points if p.id in needed]
+        ahead = worth_bringing(ahead, rules.at_targets.get(target, NO_RULES))
+        for id in {_disks(p): p.id for p in reversed(ahead)}.values():
+            found[id].append(f"what {target} gets next")
+    for id in in_use:
+        if id not in found:
+            found[id].append("under way")
+    return {p.id: tuple(found[p.id]) for p in points if p.id in found}
 
 
 def _disks(point: RecoveryPoint) -> frozenset[tuple[str, str]]:
@@ -89,14 +101,30 @@ def bookmarks_to_make(vmid: int, pool: str, scan: Scan, committed: RecoveryPoint
     ]
 
 
-def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collection[PointId] = ()) -> Cleanup:
-    """What may go of one guest's snapshots and bookmarks on this node, which owns it. `in_use`: see needed_points."""
+def sent_marks(vmid: int, scan: Scan) -> dict[str, PointId]:
+    """Target → the last point that it is marked to have committed."""
+    return {target: id for anchor in scan.anchors_of(vmid) for target, id in anchor.sent.items()}
+
+
+def kept_here(vmid: int, scan: Scan, rules: Rules) -> dict[PointId, tuple[str, ...]]:
+    """Points that stay by rule, with why: also those of which a disk has gone, for what is left of them."""
+    return kept((p for p in scan.recorded_points(vmid).values() if scan.guids(p)), rules)
+
+
+def plan_cleanup(
+    vmid: int,
+    scan: Scan,
+    targets: Collection[str],
+    in_use: Collection[PointId] = (),
+    rules: Rules = NO_RULES,
+) -> Cleanup:
+    """What may go of one guest's snapshots and bookmarks on this node, which owns it. `in_use`: see needs."""
     points = scan.complete_points(vmid)
     if not points:
         return Cleanup(vmid)
-    sent = {target: id for anchor in scan.anchors_of(vmid) for target, id in anchor.sent.items()}
-    kept = needed_points(points, sent, targets, in_use)
-    kept_guids = {m.guid for p in kept for m in p.members}
+    sent = sent_marks(vmid, scan)
+    staying = needs(points, sent, targets, in_use, rules).keys() | kept_here(vmid, scan, rules).keys()
+    kept_guids = {m.guid for p in scan.recorded_points(vmid).values() if p.id in staying for m in p.members}
     recorded = [p for anchor in scan.anchors_of(vmid) for p in anchor.points]
     reserve = {m.guid for p in recorded if p.id in set(sent.values()) for m in p.members}
     datasets = sorted({m.dataset for p in recorded for m in p.members} & scan.volumes.keys())
@@ -113,8 +141,8 @@ def plan_cleanup(vmid: int, scan: Scan, targets: Collection[str], in_use: Collec
         )
         for dataset in datasets
     ]
-    kept_ids = {p.id for p in kept} | set(sent.values())
-    forget = tuple(sorted({p.id for p in recorded if p.id not in kept_ids and p.id < points[-1].id}))
+    kept_ids = staying | set(sent.values())
+    forget = tuple(sorted({p.id for p in recorded if p.id not in kept_ids and p.id <= points[-1].id}))
     return Cleanup(
         vmid,
         hold=tuple(x for p in parts for x in p.hold),
@@ -158,7 +186,7 @@ def _volume(
         if snapshot.guid in kept:
             if not snapshot.holds:
                 hold.append(name)
-        elif snapshot.guid in ours and snapshot.point is not None and snapshot.point < newest:
+        elif snapshot.guid in ours and snapshot.point is not None and snapshot.point <= newest:
             if snapshot.holds:
                 release.append(name)
             destroy.append(Doomed(name, snapshot.guid))

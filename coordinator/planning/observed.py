@@ -109,6 +109,14 @@ class Anchor:
 
 
 @dataclass(frozen=True, slots=True)
+class Space:
+    """Of one pool, in bytes."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """One look at all storages of a node. `at` is the wall clock before the look began."""
 
@@ -118,6 +126,8 @@ class Scan:
     """(pool, VMID) → what is marked there."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Pool → why it could not be looked at. Nothing is known of what is there, so nothing may follow from it."""
+    space: Mapping[str, Space] = field(default_factory=dict)
+    """Pool → how much room it has, as far as that is known."""
     _complete: dict[int, list[RecoveryPoint]] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `complete_points` has found already: a scan never changes."""
 

@@ -7,13 +7,18 @@ stay on the owner until the target has committed a later one. What may be let go
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from typing import TypeVar
 
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
+from holdfast.coordinator.planning.assignment import Assignment, Disk, DiskMap, Protection
+from holdfast.coordinator.planning.due import next_due, next_on_grid
+from holdfast.coordinator.planning.kept import NO_RULES, Rules, worth_bringing
 from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, pool_of
+from holdfast.coordinator.planning.snapshots import NO_OCCASION, Occasion
 from holdfast.coordinator.planning.steps import AbortPartial, Commit, DiskStep, SendDisk, SetAside, Step, TakePoint
-from holdfast.coordinator.proxmox.calendar import CalendarEvent
+
+AnyDisk = TypeVar("AnyDisk", Disk, DiskMap)
 
 TXG_MARGIN = timedelta(seconds=10)
 """Two transaction groups (zfs_txg_timeout is 5 s): `written` shows a write only once its group is on disk."""
@@ -63,6 +68,9 @@ class PointPlan:
     due: datetime | None = None
     unchanged_at: datetime | None = None
     conditions: tuple[Condition, ...] = ()
+    """What keeps any point from being taken."""
+    held_back: tuple[Condition, ...] = ()
+    """What keeps snapshot policies from having theirs."""
 
 
 def plan_point(
@@ -75,6 +83,7 @@ def plan_point(
     asked: datetime | None = None,
     committed: Collection[PointId] = (),
     took: Mapping[str, float] | None = None,
+    occasion: Occasion = NO_OCCASION,
 ) -> PointPlan:
     """Decide on a new point of one guest.
 
@@ -82,42 +91,66 @@ def plan_point(
     one, a new point would only pile up. `asked` is the newest request for a point at once. `committed` is the last
     point of each target: where this node's pool was lost and made anew, it counts on from there, or nothing that it
     takes would ever be ahead of what the targets hold. `took` tells for each target how many seconds passed from its
-    last point's instant to its commit.
+    last point's instant to its commit. `occasion`: what a point is to be taken for besides, targets or not.
     """
-    took = took or {}
-    if unseen := {pool: why for d in _disks(protection) if (why := scan.failed.get(pool := pool_of(d.dataset)))}:
-        return PointPlan(None, conditions=tuple(_unseen(protection.vmid, why) for why in unseen.values()))
-    if missing := [d for d in _disks(protection) if d.dataset not in scan.volumes]:
-        return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
-    if closed := closed_disks(_disks(protection), scan):
-        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed),))
-    if not waiting:
+    if not (protection.assignments or protection.snapshots or occasion):
         return PointPlan(None)
-    points = scan.complete_points(protection.vmid)
-    latest = points[-1] if points else None
+    if unseen := {pool: why for d in protection.disks if (why := scan.failed.get(pool := pool_of(d.dataset)))}:
+        return PointPlan(None, conditions=tuple(_unseen(protection.vmid, why) for why in unseen.values()))
+    if missing := [d for d in protection.disks if d.dataset not in scan.volumes]:
+        return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
+    if closed := closed_disks(protection.disks, scan):
+        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed),))
+    latest = next(reversed(scan.complete_points(protection.vmid)), None)
+    outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
+    if occasion:
+        return PointPlan(_take(protection, epoch, scan, outrun, waiting, now, occasion), held_back=occasion.conditions)
+    plan = _plan_replication(protection, latest, scan, waiting, now, zone, asked, took or {}, bool(outrun))
+    if plan.due_at_once:
+        return PointPlan(_take(protection, epoch, scan, outrun, waiting, now, occasion), held_back=occasion.conditions)
+    due = min((at for at in (plan.due, occasion.due) if at is not None), default=None)
+    return PointPlan(None, due, plan.unchanged_at, held_back=occasion.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Replication:
+    """Whether replication wants a point at once; if not, when to look again, and since when nothing was written."""
+
+    due_at_once: bool
+    due: datetime | None = None
+    unchanged_at: datetime | None = None
+
+
+def _plan_replication(
+    protection: Protection,
+    latest: RecoveryPoint | None,
+    scan: Scan,
+    waiting: Collection[str],
+    now: datetime,
+    zone: tzinfo,
+    asked: datetime | None,
+    took: Mapping[str, float],
+    outrun: bool,
+) -> _Replication:
+    if not waiting:
+        return _Replication(False)
     waiting_on = [a for a in protection.assignments if a.node in waiting]
     # A point from the future was dated by a clock that has been set back since: a new one is due at once.
     taken = latest.instant if latest and latest.instant <= now else None
     due = [d for a in waiting_on if (d := due_after(a, taken, zone, took.get(a.node, 0.0)))]
-    outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
-    changed = latest is None or bool(outrun) or _changed(protection, latest, scan)
+    changed = latest is None or outrun or _changed(protection, latest, scan)
     # A request by a clock ahead of ours waits for its time: a point taken before would never count as its answer.
     asked_for = [asked] if asked is not None and asked > now else []
     demanded = asked is not None and not asked_for and (latest is None or latest.instant < asked)
     if latest is None or demanded or (changed and due and min(due) <= now):
-        sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *outrun] if p.epoch == epoch), default=0)
-        disks = tuple((d.disk, d.volume, d.dataset) for d in _disks(protection))
-        step = TakePoint(
-            protection.vmid, PointId(epoch, sequence), now, disks, protection.guest.digest, tuple(sorted(waiting))
-        )
-        return PointPlan(step)
+        return _Replication(True)
     if changed:
-        return PointPlan(None, min(due + asked_for, default=None))
+        return _Replication(False, min(due + asked_for, default=None))
     seen = min(scan.at, now) - TXG_MARGIN
     unchanged = max(seen, taken or seen)
     later = [d for a in waiting_on if (d := due_after(a, unchanged, zone, took.get(a.node, 0.0)))]
     look = min(later + asked_for, default=None)
-    return PointPlan(None, look and max(look, now + LOOK_AGAIN), unchanged)
+    return _Replication(False, look and max(look, now + LOOK_AGAIN), unchanged)
 
 
 def _unseen(vmid: int, why: str) -> Condition:
@@ -127,7 +160,29 @@ def _unseen(vmid: int, why: str) -> Condition:
     )
 
 
-def _missing(vmid: int, disk: DiskMap) -> Condition:
+def _take(
+    protection: Protection,
+    epoch: int,
+    scan: Scan,
+    outrun: Collection[PointId],
+    waiting: Collection[str],
+    now: datetime,
+    occasion: Occasion,
+) -> TakePoint:
+    """The next number of this epoch, whatever is known by it anywhere."""
+    sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *outrun] if p.epoch == epoch), default=0)
+    return TakePoint(
+        protection.vmid,
+        PointId(epoch, sequence),
+        now,
+        tuple((d.disk, d.volume, d.dataset) for d in protection.disks),
+        protection.guest.digest,
+        tuple(sorted(waiting)),
+        occasion,
+    )
+
+
+def _missing(vmid: int, disk: Disk) -> Condition:
     return Condition(
         reason="VolumeMissing",
         message=f"Disk {disk.disk} of guest {vmid} should be {disk.dataset}, which is not on this node. Without it no"
@@ -135,7 +190,7 @@ def _missing(vmid: int, disk: DiskMap) -> Condition:
     )
 
 
-def closed_disks(disks: Collection[DiskMap], scan: Scan) -> list[DiskMap]:
+def closed_disks(disks: Collection[AnyDisk], scan: Scan) -> list[AnyDisk]:
     """Disks of which the owner has only replicas: it has become the owner, and none of its points was promoted yet.
 
     Until then it takes, brings and lets go of nothing. Which point will be promoted is not known, and another node may
@@ -144,7 +199,7 @@ def closed_disks(disks: Collection[DiskMap], scan: Scan) -> list[DiskMap]:
     return [d for d in disks if (volume := scan.volumes.get(d.dataset)) and "replica" in volume.marks]
 
 
-def _not_promoted(vmid: int, disks: list[DiskMap]) -> Condition:
+def _not_promoted(vmid: int, disks: list[Disk]) -> Condition:
     """Their heads are wherever the last transfer left each of them: a point of them would be a mixture."""
     names = ", ".join(d.dataset for d in disks)
     return Condition(
@@ -155,11 +210,12 @@ def _not_promoted(vmid: int, disks: list[DiskMap]) -> Condition:
 
 
 def _seen(scan: Scan, protection: Protection) -> list[PointId]:
-    """Every point whose number is taken: recorded, or left behind as a snapshot."""
-    recorded = [p.id for anchor in scan.anchors_of(protection.vmid) for p in anchor.points]
+    """Every point whose number is taken: recorded, left behind as a snapshot, or known to a target of now or before."""
+    anchors = scan.anchors_of(protection.vmid)
+    recorded = [p.id for anchor in anchors for p in anchor.points] + [p for a in anchors for p in a.sent.values()]
     taken = [
         s.point
-        for d in _disks(protection)
+        for d in protection.disks
         if (volume := scan.volumes.get(d.dataset))
         for s in volume.snapshots
         if s.point
@@ -167,15 +223,11 @@ def _seen(scan: Scan, protection: Protection) -> list[PointId]:
     return recorded + taken
 
 
-def _disks(protection: Protection) -> tuple[DiskMap, ...]:
-    return protection.assignments[0].disks if protection.assignments else ()
-
-
 def _changed(protection: Protection, latest: RecoveryPoint, scan: Scan) -> bool:
     """Whether a point taken now would differ from the latest."""
     if latest.definition != protection.guest.digest:
         return True
-    if {m.disk: m.dataset for m in latest.members} != {d.disk: d.dataset for d in _disks(protection)}:
+    if {m.disk: m.dataset for m in latest.members} != {d.disk: d.dataset for d in protection.disks}:
         return True
     for member in latest.members:
         volume = scan.volumes.get(member.dataset)
@@ -192,13 +244,11 @@ def due_after(assignment: Assignment, last: datetime | None, zone: tzinfo, took:
     that the RPO would be in danger, a quarter or an eighth.
     """
     last = last or datetime.fromtimestamp(0, zone)
-    if assignment.schedule is not None:
-        return CalendarEvent.parse(assignment.schedule).next_after(last, zone)
-    assert assignment.rpo is not None
+    if assignment.rpo is None:
+        return next_due(last, assignment.schedule, None, zone)
     widths = [assignment.rpo / part for part in (2, 4, 8)]
     width = next((w for w in widths if w + took <= MARGIN * assignment.rpo), widths[-1])
-    due = datetime.fromtimestamp((last.timestamp() // width + 1) * width, last.tzinfo)
-    return due if due > last else due + timedelta(seconds=width)  # an odd width, rounded to the microsecond of `last`
+    return next_on_grid(last, width)
 
 
 def deadline(assignment: Assignment, committed: RecoveryPoint | None, zone: tzinfo) -> datetime:
@@ -228,16 +278,21 @@ class TargetPlan:
         return list(found.values())
 
 
-def plan_target(assignment: Assignment, epoch: int, scan: Scan, inventory: Inventory) -> TargetPlan:
-    """Steps from what the target holds to the oldest point that it lacks.
+def plan_target(
+    assignment: Assignment, epoch: int, scan: Scan, inventory: Inventory, rules: Rules = NO_RULES
+) -> TargetPlan:
+    """Steps from what the target holds to the oldest point that it lacks and, by its `rules`, would keep.
 
-    Oldest, because that is the one it may have begun to receive; the owner keeps no others between it and the newest.
+    Oldest, because nothing leads back to one that was passed over. One that it has begun to receive is brought anyway.
     """
     if closed_disks(assignment.disks, scan):
         return TargetPlan(None, (), (_held_back(assignment),))
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
     newer = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
+    begun = {volume.resume_guid for volume in inventory.volumes.values()}
+    worth = {p.id for p in worth_bringing(newer, rules)}
+    newer = [p for p in newer if p.id in worth or any(m.guid in begun for m in p.members)]
     ahead = [p for p in newer if not _overtaken(p, assignment, scan, inventory)]
     if not ahead:
         return TargetPlan(None, ())

@@ -21,8 +21,9 @@ from holdfast.coordinator.model.report import (
     TargetReport,
 )
 from holdfast.coordinator.planning.assignment import REASONS, Protection, assign
-from holdfast.coordinator.planning.check import check_policy
+from holdfast.coordinator.planning.check import check_policy, check_selector
 from holdfast.coordinator.planning.desired import Desired
+from holdfast.coordinator.planning.missing import MISSING, missing_snapshots
 from holdfast.coordinator.planning.ownership import home
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
@@ -175,7 +176,7 @@ def _guest(vmid: int, protection: Protection | None, seen: Seen) -> GuestStatus:
         state = State.OBSERVED
     elif not targets or owner is None:
         state = State.UNPROTECTED
-    elif any(c.reason in REASONS - {"DuplicateTarget"} for c in conditions):  # a target that is wanted gets nothing
+    elif any(c.reason in (REASONS | {MISSING}) - {"DuplicateTarget"} for c in conditions):  # not what is wanted
         state = State.BREACHED
     else:
         state = min((t.state for t in targets), key=_WORST_FIRST.index)
@@ -238,8 +239,10 @@ def _conditions(protection: Protection, seen: Seen) -> tuple[Condition, ...]:
     owner = seen.owners.get(vmid)
     if owner is None:
         computed.append(_no_owner(vmid, seen))
-    elif protection.protected and (silent := _silent(vmid, owner.node, report, seen)):
+    elif (protection.protected or protection.snapshots) and (silent := _silent(vmid, owner.node, report, seen)):
         computed.append(silent)
+    elif report is not None and seen.desired.mode(vmid) is not Mode.OBSERVE:
+        computed += missing_snapshots(protection, report, seen.now, seen.zone)
     return (*computed, *(c for c in told if c.reason not in REASONS))
 
 
@@ -303,4 +306,8 @@ def _policy_problems(desired: Desired) -> list[RecordProblem]:
         RecordProblem(key=f"desired/policies/{name}", condition=condition, in_force="the rest of the policy")
         for name, policy in sorted(desired.policies.items())
         for condition in check_policy(name, policy, desired)
+    ] + [
+        RecordProblem(key=f"desired/policies/{name}", condition=condition, in_force="the rest of the policy")
+        for name, snapshots in sorted(desired.snapshot_policies.items())
+        for condition in check_selector(name, snapshots.selector, desired)
     ]

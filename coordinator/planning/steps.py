@@ -5,6 +5,7 @@ from datetime import datetime
 
 from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.planning.assignment import DiskMap
+from holdfast.coordinator.planning.snapshots import Occasion
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,18 @@ class TakePoint:
     definition: str
     """Digest."""
     targets: tuple[str, ...]
+    occasion: Occasion
+    """What it is taken for, besides replication."""
+
+    @property
+    def snapshot(self) -> str:
+        """The short name of its snapshots."""
+        return self.point.snapshot_with(self.occasion.prefix)
 
     def __str__(self) -> str:
         datasets = ", ".join(dataset for _, _, dataset in self.disks)
-        return f"take point {self.point} of guest {self.vmid}: snapshot {datasets} at one instant"
+        why = f" for {', '.join(self.occasion.policies)}" if self.occasion.policies else ""
+        return f"take point {self.point} of guest {self.vmid}{why}: snapshot {datasets} at one instant"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,11 @@ stays, and so does the newest of each disk whose replica is in place: what comes
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import tzinfo
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.planning import retention
 from holdfast.coordinator.planning.admission import allowed_datasets
 from holdfast.coordinator.planning.assignment import Assignment
+from holdfast.coordinator.planning.kept import Rules, kept
 from holdfast.coordinator.planning.leftovers import Doomed, unused_definitions
 from holdfast.coordinator.planning.observed import Scan
 
@@ -32,23 +31,22 @@ NOTHING = Superseded((), (), (), ())
 """Where no policy is known, nothing goes."""
 
 
-def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, zone: tzinfo) -> Superseded:
+def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, rules: Rules) -> Superseded:
     """What goes of a guest on this target when `committed` is recorded there.
 
     A disk that this point is the first to lack may be back in a minute: its replica stays in place until the next.
     """
     points = scan.recorded_points(assignment.vmid) | {committed.id: committed}
     stay = {max(points), committed.id}  # not the same where later points lost their members, as after a change of owner
-    items = [(p.instant, str(p.id)) for p in points.values()]
-    ruled = {PointId.parse(d.name) for d in retention.apply(assignment.keep, items, zone) if d.keep} | stay
+    stay |= kept(points.values(), rules).keys()
     before = max((id for id in points if id < committed.id), default=committed.id)
-    in_place = {m.dataset for id in ruled | {before} for m in points[id].members} | allowed_datasets(assignment)
+    in_place = {m.dataset for id in stay | {before} for m in points[id].members} | allowed_datasets(assignment)
     replicas = _replicas(assignment.vmid, scan)
-    kept = ruled | _bases(points, scan, replicas & in_place - {m.dataset for m in committed.members})
-    needed = {m.guid for id in kept for m in points[id].members}
-    gone = sorted(id for id in points if id not in kept)
+    stay |= _bases(points, scan, replicas & in_place - {m.dataset for m in committed.members})
+    needed = {m.guid for id in stay for m in points[id].members}
+    gone = sorted(id for id in points if id not in stay)
     doomed = {Doomed(m.full_name, m.guid) for id in gone for m in points[id].members if m.guid not in needed}
-    definitions = unused_definitions(scan, assignment.vmid, [points[id] for id in kept])
+    definitions = unused_definitions(scan, assignment.vmid, [points[id] for id in sorted(stay)])
     return Superseded(tuple(sorted(doomed)), tuple(gone), definitions, tuple(sorted(replicas - in_place)))
 
 

@@ -71,10 +71,10 @@ def record(
 ) -> None:
     """Write the point's record."""
     values = {
-        anchor.POINT + str(point.id): point.model_dump_json(),
+        anchor.POINT + str(point.id): point.to_json().decode(),
         anchor.DEFINITION + point.definition: definition,
     }
-    anchor.change(pool, vmid, me, epoch, values, (anchor.TAKING + point.id.snapshot,) if announced else ())
+    anchor.change(pool, vmid, me, epoch, values, (anchor.TAKING + point.snapshot,) if announced else ())
 
 
 def drop(pool: Pool, members: Sequence[Member]) -> None:

@@ -126,7 +126,7 @@ class RbdVolumes:
 
     async def take(self, order: TakeOrder) -> RecoveryPoint:
         """Snapshot all images side by side, then record: see `points` on what their instants have in common."""
-        cluster, name = self._cluster(order.pool), order.point.id.snapshot
+        cluster, name = self._cluster(order.pool), order.point.snapshot
         members = order.point.members
         datasets = [m.dataset for m in members]
         before = partial(points.announce, vmid=order.vmid, me=self._me, epoch=order.epoch, name=name, datasets=datasets)

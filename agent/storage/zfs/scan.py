@@ -14,12 +14,12 @@ from holdfast.agent.storage.zfs import names
 from holdfast.agent.storage.zfs.definition import join
 from holdfast.agent.storage.zfs.token import guids
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Anchor, Bookmark, Scan, Snapshot, Volume
+from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Anchor, Bookmark, Scan, Snapshot, Space, Volume
 from pydantic import ValidationError
 
 COLUMNS = (
     *("name", "type", "guid", "createtxg", "used", "referenced", "written", "volsize", "refquota", "userrefs"),
-    *("receive_resume_token", "encryption"),
+    *("receive_resume_token", "encryption", "available"),
 )
 LIST = ("list", "-Hp", "-t", "filesystem,volume,snapshot,bookmark", "-o", ",".join(COLUMNS))
 GET = ("get", "-Hp", "-s", "local", "-t", "filesystem,volume", "-o", "name,property,value", "all")
@@ -46,7 +46,14 @@ def read(at: datetime, listed: bytes, local: bytes) -> Scan:
         if match := _ANCHOR.match(name):
             pool, vmid = match[1], int(match[2])
             anchors[pool, vmid] = _anchor(pool, vmid, properties.get(name, {}))
-    return Scan(at, volumes, anchors)
+    space = {name: _space(g.row) for name, g in gathered.items() if "/" not in name}
+    return Scan(at, volumes, anchors, space=space)
+
+
+def _space(row: dict[str, str]) -> Space:
+    """Of a pool, by its root dataset: what can be used of it, without what the pool keeps for itself."""
+    free = _number(row["available"])
+    return Space(free, free + _number(row["used"]))
 
 
 def _rows(listed: bytes) -> Iterator[dict[str, str]]:

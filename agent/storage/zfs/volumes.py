@@ -57,7 +57,7 @@ class ZfsVolumes:
             members.append(
                 [check_dataset(member.dataset), reuse[0] if reuse else "", signed(reuse[1]) if reuse else "", head]
             )
-        args = [names.anchor(order.pool, order.vmid), str(order.epoch), order.point.id.snapshot]
+        args = [names.anchor(order.pool, order.vmid), str(order.epoch), order.point.snapshot]
         args += [f"{names.POINT}{order.point.id}", _record_head(order.point), *counted(members)]
         args += counted(definition.split(order.point.definition, order.definition).items())
         return RecoveryPoint.model_validate_json(await self._program(order.pool, "take", args))
@@ -131,7 +131,7 @@ class ZfsVolumes:
 
     async def commit(self, order: CommitOrder) -> None:
         """Check, record and let go in one transaction."""
-        record = order.point.model_dump_json()
+        record = order.point.to_json().decode()
         here = [m for m in order.point.members if pool_of(m.dataset) == order.pool]  # a program sees one pool
         members = [(m.full_name, signed(m.guid)) for m in here]
         args = [names.anchor(order.pool, order.vmid), str(order.epoch), f"{names.POINT}{order.point.id}", record]
@@ -193,7 +193,7 @@ def _already(error: VolumesError) -> bool:
 
 
 def _record_head(point: RecoveryPoint) -> str:
-    return point.model_dump_json(exclude={"members"})[:-1] + ',"members":['
+    return point.model_dump_json(exclude={"members"}, exclude_defaults=True)[:-1] + ',"members":['
 
 
 def _doomed(doomed: Sequence[Doomed]) -> list[tuple[str, str]]:

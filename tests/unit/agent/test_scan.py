@@ -5,7 +5,7 @@ import pytest
 from holdfast.agent.storage.zfs.scan import COLUMNS, read
 from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.planning.leftovers import plan_cleanup
-from holdfast.coordinator.planning.observed import Scan
+from holdfast.coordinator.planning.observed import Scan, Space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +26,10 @@ def test_points_are_read_with_their_members_and_are_complete(seen: Scan) -> None
     assert [m.snapshot for m in second.members] == ["holdfast-2-2", "holdfast-2-1"], "the second disk was idle"
     assert [m.size for m in second.members] == [64 * 2**20, 32 * 2**20]
     assert seen.volumes[DISK_0].snapshot(second.members[0].guid) is not None
+
+
+def test_the_pools_room_is_that_of_its_root(seen: Scan) -> None:
+    assert seen.space == {"tank": Space(1862270976, 1862270976 + 64064000)}
 
 
 def test_a_guid_of_2_63_and_more_is_one_number_whether_zfs_list_or_a_channel_program_wrote_it(seen: Scan) -> None:

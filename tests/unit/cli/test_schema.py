@@ -43,6 +43,7 @@ def test_the_identifiers_are_stable() -> None:
         "urn:holdfast:schema:1:guest",
         "urn:holdfast:schema:1:placement",
         "urn:holdfast:schema:1:policy",
+        "urn:holdfast:schema:1:snapshot-policy",
     ]
 
 

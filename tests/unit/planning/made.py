@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.keep import Keep
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
-from holdfast.coordinator.planning.assignment import Assignment, DiskMap, Protection
+from holdfast.coordinator.planning.assignment import Assignment, Disk, DiskMap, Protection
 from holdfast.coordinator.planning.leftovers import Cleanup, bookmarks_to_make
 from holdfast.coordinator.planning.observed import Anchor, Bookmark, Scan, Snapshot, Volume, pool_of
 from holdfast.coordinator.planning.protection import Inventory, TargetVolume
@@ -45,7 +45,8 @@ def assignment(
 
 
 def protection(*assignments: Assignment, guest: Guest = GUEST) -> Protection:
-    return Protection(VMID, guest, assignments or (assignment(),), ())
+    made = assignments or (assignment(),)
+    return Protection(VMID, guest, made, (), tuple(Disk(d.disk, d.volume, d.dataset) for d in made[0].disks))
 
 
 class Home:
@@ -79,7 +80,9 @@ class Home:
         volume = self.volumes[dataset(slot)]
         self.change(slot, snapshots=tuple(s for s in volume.snapshots if s.guid != guid))
 
-    def take(self, *slots: str, epoch: int = 1, at: datetime = NOON, definition: str = GUEST.digest) -> RecoveryPoint:
+    def take(
+        self, *slots: str, epoch: int = 1, at: datetime = NOON, definition: str = GUEST.digest, **fields: object
+    ) -> RecoveryPoint:
         """As the channel program does: an idle disk's newest snapshot serves again."""
         slots = slots or tuple(v.dataset.rpartition("-")[2] for v in self.volumes.values())
         known = [p.id.sequence for a in self.anchors.values() for p in a.points if p.epoch == epoch]
@@ -106,6 +109,7 @@ class Home:
             definition=definition,
             disks=slots,
             members=tuple(members),
+            **fields,  # type: ignore[arg-type]
         )
         for pool in {pool_of(m.dataset) for m in members}:
             here = point.model_copy(update={"members": tuple(m for m in members if pool_of(m.dataset) == pool)})

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 
 import pytest
 from holdfast.coordinator.model.guest import Guest
-from holdfast.coordinator.model.policy import Selector
+from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.planning.assignment import REASONS, Protection, assign, selects
 from holdfast.coordinator.planning.desired import Desired, Records
 from hypothesis import given

@@ -196,3 +196,14 @@ def test_whatever_is_written_the_newest_good_version_since_the_last_deletion_is_
             records.put(f"guests/{name}", value, 1)
             expected |= {int(name)} if value == guest() else set()
     assert set(records.desired().guests) == expected
+
+
+def test_policies_of_two_kinds_lie_in_one_folder() -> None:
+    records = Records()
+    records.put("policies/a", b'{"selector":{"all":true},"rpo":60,"targets":[{"node":"beta"}]}', 1)
+    records.put("policies/b", b'{"kind":"SnapshotPolicy","selector":{"all":true},"every":"1h","keep":{"last":1}}', 2)
+    assert (list(records.desired().policies), list(records.desired().snapshot_policies)) == (["a"], ["b"])
+    records.put("policies/b", b'{"kind":"SnapshotPolicy","selector":{"all":true},"every":"1h"}', 3)
+    [problem] = records.desired().problems
+    assert "keep: is missing" in problem.condition.message
+    assert records.desired().snapshot_policies["b"].every == 3600, "the last good one stays in force"

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, needed_points, plan_cleanup
+from holdfast.coordinator.planning.leftovers import Cleanup, cleaned, needs, plan_cleanup
 from holdfast.coordinator.planning.observed import Bookmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def history(count: int, *slots: str) -> Home:
 def test_the_newest_point_and_each_targets_last_and_next_are_needed(
     sent: dict[str, int], targets: list[str], needed: list[int]
 ) -> None:
-    found = needed_points(points(history(5, "scsi0")), {t: PointId(1, n) for t, n in sent.items()}, targets)
+    found = needs(points(history(5, "scsi0")), {t: PointId(1, n) for t, n in sent.items()}, targets)
     assert [p.sequence for p in found] == needed
 
 
@@ -49,7 +49,7 @@ def test_of_points_with_a_disk_that_has_gone_the_next_is_needed_and_so_is_the_ne
     for _ in range(3):
         home.write("scsi0")
         home.take("scsi0")
-    found = needed_points(points(home), {"beta": PointId(1, 1)}, ["beta"])
+    found = needs(points(home), {"beta": PointId(1, 1)}, ["beta"])
     assert [p.sequence for p in found] == [1, 2, 4, 6]
 
 
@@ -248,7 +248,7 @@ class Story:
         before = points(self.home)
         cleanup = plan_cleanup(VMID, scan, set(targets))
         needed = {before[-1].id} if before else set()
-        for target in targets:
+        for target in targets or self.sent:
             last = self.sent.get(target)
             ahead = [p.id for p in before if last is None or p.id > last]
             needed |= {last, *ahead[:1]} if last is not None else set(ahead[:1])
@@ -270,7 +270,7 @@ class Story:
         assert not set(cleanup.forget) & set(self.sent.values())
 
     def _bounded(self, targets: str | set[str]) -> None:
-        kept = 1 + 3 * len(targets)
+        kept = 1 + 3 * len(targets or self.sent)
         for slot in SLOTS:
             volume = self.home.volumes[dataset(slot)]
             ours = [s for s in volume.snapshots if s.guid not in self.foreign]

@@ -1,9 +1,10 @@
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import timedelta
 
 import pytest
 from holdfast.coordinator.model.keep import Keep
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.kept import Rules
 from holdfast.coordinator.planning.observed import Scan, Volume
 from holdfast.coordinator.planning.superseded import Superseded, superseded
 from hypothesis import given
@@ -35,7 +36,7 @@ class Replica:
     def goes(self, keep: str, slots: tuple[str, ...] = ("scsi0", "scsi1")) -> Superseded:
         disks = tuple(replace(disk_map(slot), target_dataset=dataset(slot)) for slot in slots)
         to = replace(assignment(keep=Keep.parse(keep)), disks=disks)
-        return superseded(to, self.scan(), self.points[-1], UTC)
+        return superseded(to, self.scan(), self.points[-1], Rules(every_point=to.keep))
 
 
 def marked(volume: Volume, vmid: int = VMID) -> Volume:
@@ -178,7 +179,7 @@ def test_what_is_aside_already_what_is_not_marked_and_what_is_another_guests_sta
     unmarked = replace(volume, dataset="tank/vm-101-disk-9")
     volumes = {**scan.volumes, **{v.dataset: v for v in (aside, others, longer, unmarked)}}
     to = replace(assignment(slots=("scsi0",)), disks=(replace(disk_map("scsi0"), target_dataset=dataset("scsi0")),))
-    assert superseded(to, replace(scan, volumes=volumes), replica.points[-1], UTC).aside == ()
+    assert superseded(to, replace(scan, volumes=volumes), replica.points[-1], Rules(every_point=to.keep)).aside == ()
 
 
 @given(

@@ -68,7 +68,7 @@ function forget(anchor, names, superseded)
         end
     end
     for _, name in ipairs(names) do
-        local suffix = "@holdfast-" .. string.sub(name, #"holdfast:point." + 1)
+        local suffix = "-" .. string.sub(name, #"holdfast:point." + 1) -- a policy's prefix may stand before the number
         local needed = string.sub(name, 1, #"holdfast:point.") ~= "holdfast:point." and #left > 0
         for _, snapshot in ipairs(left) do
             needed = needed or string.sub(snapshot, -#suffix) == suffix
