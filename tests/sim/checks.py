@@ -10,6 +10,8 @@
 6. `true reports`: what an agent reports is there.
 7. `bad input is contained`, `no worker fails`, `no process ends by itself`, `no busy loop`.
 8. `converges`: when faults have stopped, lag falls below the RPO within a bound; `bounded leftovers`.
+9. `retention`: nothing goes that a rule keeps; `snapshots fall due`: each policy has a new one in time, where the guest
+   runs and on its replicas; `free-space guard`: but not where there is no room.
 """
 
 from collections import Counter
@@ -22,9 +24,14 @@ from holdfast.coordinator.planning.admission import allowed_datasets
 
 from .cluster import KEYS, Cluster
 from .datasets import Dataset, Mark, Snap, Stream
+from .people import People
 from .zfs import Audit, Storage
 
 MIB = 1 << 20
+HEARD_LATE = 20.0
+"""Seconds: who was cut off from etcd meanwhile hears of it so much later, and a command is under way still."""
+SEEN_WITHIN = 10.0
+"""Seconds in which an agent that takes a point has looked at the pool, commands that hang left out."""
 LONG_KNOWN = 60.0
 """Seconds: no agent is so far behind etcd, or in so long a command, that it may act for an owner of before."""
 
@@ -32,8 +39,9 @@ LONG_KNOWN = 60.0
 class Checks(Audit):
     """Watches one cluster."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, people: People) -> None:
         self._cluster = cluster
+        self._people = people
         self._world = cluster.world
         self._synced: set[tuple[str, int, str]] = set()
         """(node, VMID, slot) that have had a whole snapshot."""
@@ -45,6 +53,8 @@ class Checks(Audit):
         self.owner_changed: dict[int, float] = {}
         self._decided: dict[tuple[str, int], frozenset[str]] = {}
         """(node, VMID) → the replicas of disks that the guest had, as the node knew when it last decided what goes."""
+        self._returned: dict[tuple[int, str], PointId] = {}
+        """(VMID, slot) of a disk that was pulled out → the newest point at its return: it was not written meanwhile."""
         cluster.watched_by(self)
         cluster.on_exit = self._ended
         self._world.loop.on_spin = lambda: self._violated("no busy loop", "much is done and no time passes")
@@ -52,6 +62,11 @@ class Checks(Audit):
 
     def excuse(self, vmid: int, *checks: str) -> None:
         self.excused |= {(vmid, check) for check in checks}
+
+    def returned(self, vmid: int, slot: str) -> None:
+        """A disk is written again that was pulled out; an agent may have taken points before it had heard of that."""
+        records = self._records(self._world.machines[self._cluster.specs[vmid].node].storage, vmid)
+        self._returned[vmid, slot] = max(records, default=PointId(0, 0))
 
     def _violated(self, check: str, what: str, vmid: int | None = None) -> None:
         if vmid is None or (vmid, check) not in self.excused:
@@ -85,8 +100,11 @@ class Checks(Audit):
         agent = self._cluster.agents.get(storage.node)
         owner = agent._view.owner(vmid) if agent else None
         changed = self.owner_changed.get(vmid, self._world.now)
-        if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN:
+        if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN + HEARD_LATE:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
+        crowded = storage.crowded is not None and self._world.now - storage.crowded > SEEN_WITHIN
+        if crowded and point.policies and storage.node == self._cluster.specs[vmid].node:
+            self._violated("free-space guard", f"{point.id} of {vmid} is taken for {point.policies}")
         records = self._records(storage, vmid).get(point.id)
         if records is None:
             self._violated("nothing foreign destroyed", f"{point.id} of {vmid} is forgotten as soon as it is recorded")
@@ -135,9 +153,10 @@ class Checks(Audit):
     def _check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
         if self._cluster.specs[vmid].spread and point.consistency == "none":
             return  # it says itself that it is none
-        values = list(self.counters(storage, point).values())
+        counters = self.counters(storage, point).items()
+        values = [n for slot, n in counters if point.id > self._returned.get((vmid, slot), PointId(0, 0))]
         if values != sorted(values, reverse=True) or (values and values[-1] < values[0] - 1):
-            self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}")
+            self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}", vmid)
 
     # --- storage
 
@@ -157,6 +176,7 @@ class Checks(Audit):
     def destroyed(self, storage: Storage, dataset: Dataset, what: Snap | Mark) -> None:
         vmid = _guest_of(dataset)
         if isinstance(what, Snap):
+            self._check_retention(storage, vmid, dataset, what)
             if what.foreign or PointId.of_snapshot(what.name) is None:
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} on {storage.node}")
             if dataset.mark and self._newest_before(storage, vmid, what.guid) is not None:
@@ -178,10 +198,24 @@ class Checks(Audit):
                     continue
                 snapshot = dataset.by_guid(what.guid) is not None
                 bookmark = any(m.guid == what.guid for m in dataset.marks.values())
+                if (vmid, "targets") in self.excused and not self.complete(machine.storage, vmid):
+                    # its first point was on the way when its policy went, and nothing says so after a restart
+                    self.excuse(vmid, "a base survives", "no full resend")
                 if not (snapshot or bookmark):
                     self._violated("a base survives", f"{dataset.name}: {machine.name} has nothing to go on from", vmid)
                 if not snapshot and self._is_target(vmid, machine.name) and self._counts(machine.storage, vmid, slot):
                     self._violated("a base survives", f"{dataset.name}: no snapshot that {machine.name} has", vmid)
+
+    def _check_retention(self, storage: Storage, vmid: int, dataset: Dataset, gone: Snap) -> None:
+        """None of the points that had this snapshot may have to stay."""
+        if vmid in self.owner_changed or (vmid, "a base survives") in self.excused:
+            return
+        recorded = self._records(storage, vmid).values()
+        points = [records[0] for records in recorded]
+        for records in recorded:
+            had = any(m.guid == gone.guid for p in records for m in p.members)
+            if had and (rule := self._people.keeps(storage, vmid, records[0], points)):
+                self._violated("retention", f"{dataset.name}@{gone.name} on {storage.node} is kept by {rule}")
 
     def _newest_before(self, storage: Storage, vmid: int, guid: int) -> RecoveryPoint | None:
         """The newest recorded point that would be complete but for this snapshot, if there is no newer complete one."""
@@ -255,7 +289,7 @@ class Checks(Audit):
                     self._check_point(storage, vmid, point)
                 if node != self._cluster.specs[vmid].node:
                     found += self._lagging(vmid, node)
-            found += self._leftovers(vmid)
+            found += self._leftovers(vmid) + self._overdue(vmid)
         return found + self._untrue() + self._problems()
 
     def _asks_for_help(self, vmid: int) -> bool:
@@ -281,22 +315,39 @@ class Checks(Audit):
             return [f"converges: {vmid} on {node} lags {lag:.0f} s, RPO {self._cluster.rpo:.0f} s"]
         return []
 
+    def _overdue(self, vmid: int) -> list[str]:
+        """Policies whose newest snapshot is too old, where the guest runs or on a replica."""
+        if vmid in self.owner_changed:
+            return []
+        found = []
+        home = self._world.machines[self._cluster.specs[vmid].node]
+        for name, spec in self._people.policies.items():
+            for node in self._cluster.nodes:
+                points = [p for p in self.complete(self._world.machines[node].storage, vmid) if name in p.policies]
+                age = (self._world.wall(home) - points[-1].instant).total_seconds() if points else None
+                allowed = spec.every * 1.05 + (2 if node == home.name else 2 + spec.every + self._cluster.rpo)
+                if age is None or age > allowed:
+                    found.append(f"snapshots fall due: {name} has none of {vmid} on {node} for {age} s")
+        return found
+
     def _leftovers(self, vmid: int) -> list[str]:
         found = []
         targets = len(self._cluster.nodes) - 1
         keep = self._cluster.schedule.keep
         for machine in self._world.machines.values():
+            points = [records[0] for records in self._records(machine.storage, vmid).values()]
+            ruled = self._people.ruled(machine.storage, vmid, points)
             for dataset in machine.storage.datasets.values():
                 if _guest_of(dataset) != vmid or "/aside/" in dataset.name:
                     continue
                 ours = sum(not s.foreign for s in dataset.snaps.values())
                 allowed = keep + 3 if dataset.mark else 2 + 2 * targets
-                if ours > allowed:
+                if ours > allowed + ruled:
                     found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
                 if len(dataset.marks) > 2 + targets:
                     found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")
             for (_, owner), anchor in machine.storage.anchors.items():
-                if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets:
+                if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets + ruled:
                     found.append(f"bounded leftovers: {len(anchor.points)} points of {vmid} on {machine.name}")
                 if owner == vmid and len(anchor.definitions) > len(anchor.points) + 2:
                     found.append(f"bounded leftovers: {len(anchor.definitions)} definitions on {machine.name}")

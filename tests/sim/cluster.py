@@ -14,7 +14,8 @@ from holdfast.coordinator.main import coordinate
 from holdfast.coordinator.model.guest import Disk, Guest
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.node import Node
-from holdfast.coordinator.model.policy import ProtectionPolicy, Selector, Target
+from holdfast.coordinator.model.policy import ProtectionPolicy, Target
+from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.model.storage import Storage as StorageRecord
 
 from .guests import Pace, SimGuest

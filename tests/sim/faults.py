@@ -269,6 +269,7 @@ class Faults:
     def _disk_returns(self, vmid: int, slot: str) -> None:
         guest = self._cluster.guests[vmid]
         guest.add_disk(slot, guest.retired.pop(slot))
+        self._checks.returned(vmid, slot)
         self._cluster.put_guest(vmid)
 
     def _disk_resized(self, fault: Fault, name: str) -> None:
@@ -338,6 +339,10 @@ class Faults:
         if any(storage.datasets[m.dataset].receiving for m in members):
             self._world.loop.after(5.0, self._promote, vmid, storage)
             return
+        promoted = {member.dataset for member in members}
+        others = {*self._cluster.guests[vmid].disks.values()} - promoted
+        if any(name in storage.datasets and not storage.datasets[name].mark for name in others):
+            self._checks.excuse(vmid, "no mixture")  # a disk that the point lacks is there as it was
         for member in members:
             storage.promote(member.dataset, member.guid)
             storage.write(member.dataset, None, 4096)

@@ -9,6 +9,7 @@ from .checks import Checks
 from .cluster import Cluster
 from .faults import HORIZON, Faults
 from .log import listen
+from .people import People
 from .schedule import Schedule
 from .world import Violation
 
@@ -39,12 +40,14 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
     gc_was = gc.isenabled()
     gc.disable()
     cluster = Cluster(schedule, trace=trace, faulty=faulty)
-    checks = Checks(cluster)
+    people = People(cluster)
+    checks = Checks(cluster, people)
     faults = Faults(cluster, checks)
     world = cluster.world
     listen(cluster, checks)
     settled = 0.0
     try:
+        people.write_all()
         cluster.start()
         until = schedule.length
         good_since: float | None = None
@@ -52,7 +55,7 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
             world.loop.run(until)
             if world.violations:
                 break
-            if not faults.over:
+            if not faults.over or world.now < people.last_act:
                 until = max(min(HORIZON + 0.1, faults.quiet_from), world.now) + LOOK
                 good_since = None
                 continue
@@ -64,7 +67,7 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
                     break
             else:
                 good_since = None
-                if world.now - max(faults.quiet_from, schedule.length) > bound(schedule):
+                if world.now - max(faults.quiet_from, people.last_act, schedule.length) > bound(schedule):
                     world.violated(wrong[0].partition(":")[0], wrong[0].partition(": ")[2])
                     break
             until = world.now + LOOK

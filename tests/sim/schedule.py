@@ -46,6 +46,28 @@ class GuestSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """A snapshot policy for all guests; `every` in seconds."""
+
+    name: str
+    every: float
+    keep: str
+    replicas: str = ""
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What people do about snapshots at a moment (see `people`)."""
+
+    what: str
+    at: float
+    vmid: int = 101
+    amount: float = 0.5
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """One run."""
 
@@ -62,6 +84,8 @@ class Schedule:
     faults: tuple[Fault, ...] = ()
     length: float = 60.0
     """Seconds that it lasts at least, faults or not."""
+    snapshots: tuple[PolicySpec, ...] = ()
+    acts: tuple[Act, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -73,6 +97,8 @@ class Schedule:
             GuestSpec(**{**g, "rests": tuple(map(tuple, g.get("rests", ())))}) for g in data["guests"]
         )
         data["faults"] = tuple(Fault(**f) for f in data["faults"])
+        data["snapshots"] = tuple(PolicySpec(**p) for p in data.get("snapshots", ()))
+        data["acts"] = tuple(Act(**a) for a in data.get("acts", ()))
         return cls(**data)
 
 
@@ -125,7 +151,36 @@ def draw(seed: int) -> Schedule:
         faults=tuple(faults),
         length=rpo * 2.5 + 10,
         transfers=rng.choice((1, 4)) if len(guests) == 1 and nodes == 2 else 4,  # one at a time must be enough
+        **_snapshots(random.Random(f"snapshots of {seed}"), [guest.vmid for guest in guests]),
     )
+
+
+def _snapshots(rng: random.Random, vmids: list[int]) -> dict[str, Any]:
+    """Every other run has snapshot policies; drawn apart, so that the faults of a seed stay what they were."""
+    if rng.random() < 0.5:
+        return {}
+    rules = ("last=1", "last=2", "last=3", "last=5", "hourly=1", "last=2,hourly=2")
+    policies = tuple(
+        PolicySpec(
+            name,
+            every=rng.choice((10.0, 15.0, 24.0)),
+            keep=rng.choice(rules),
+            replicas=rng.choice(("", "", *rules)),
+            prefix=rng.choice(("", "auto")),
+        )
+        for name in ("often", "seldom")[: rng.choice((1, 2))]
+    )
+    acts = tuple(
+        Act(
+            rng.choice(("change", "drop", "ask", "ask", "delete", "delete", "crowd")),
+            at=round(rng.uniform(5, 70), 3),
+            vmid=rng.choice(vmids),
+            amount=round(rng.random(), 3),
+            seconds=round(rng.uniform(5, 40), 3),
+        )
+        for _ in range(rng.choice((0, 1, 2, 3)))
+    )
+    return {"snapshots": policies, "acts": acts}
 
 
 def _guest(rng: random.Random, vmid: int, node: str, bandwidth: float) -> GuestSpec:

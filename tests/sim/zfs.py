@@ -13,11 +13,12 @@ from datetime import datetime
 from holdfast.agent.ports import CommitOrder, Refused, TakeOrder, VolumesError
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
-from holdfast.coordinator.planning.observed import Anchor, Scan, pool_of
+from holdfast.coordinator.planning.observed import Anchor, Scan, Space, pool_of
 
 from .datasets import AnchorData, Dataset, Image, Mark, Snap, Stream
 
 BUSY, EXISTS, MISSING = 16, 17, 2
+POOLS = ("fast", "tank")
 
 
 class Audit:
@@ -50,6 +51,8 @@ class Storage:
         self.txg = 100
         self.full: bool = False
         self.suspended: bool = False
+        self.crowded: float | None = None
+        """Since when little room is left."""
         self.audit = audit or Audit()
         self.faulty = faulty
         """Deliberate bugs (see mutants)."""
@@ -129,6 +132,11 @@ class Storage:
         dataset.partial, dataset.mark = None, ""
         self.touch(dataset)
 
+    def crowd(self, since: float | None) -> None:
+        """From now on little room is left; None: enough."""
+        self.crowded = since
+        self._scan = None
+
     def touch(self, dataset: Dataset) -> None:
         dataset.touch()
         self._scan = None
@@ -145,6 +153,7 @@ class Storage:
                 at,
                 {name: self.datasets[name].volume() for name in sorted(self.datasets)},
                 {key: data.seen for key, data in sorted(self.anchors.items()) if data.seen},
+                space={pool: Space((5 if self.crowded is not None else 50) << 30, 100 << 30) for pool in POOLS},
             )
         return replace(self._scan, at=at)
 
@@ -171,7 +180,7 @@ class Storage:
     def take(self, order: TakeOrder) -> RecoveryPoint:
         data = self._anchor(order.pool, order.vmid, order.epoch)
         marked = data.epoch
-        short = order.point.id.snapshot
+        short = order.point.snapshot
         for member in order.point.members:
             dataset = self.datasets.get(member.dataset)
             if dataset is None or short in dataset.snaps:
@@ -259,7 +268,7 @@ class Storage:
         """A record stays until the snapshots of its point have gone; definitions until all have."""
         left = [each.snapshot for each in doomed if self.find(each.snapshot)[1] is not None]
         for id in points:
-            if not any(name.endswith(f"@{id.snapshot}") for name in left):
+            if not any(name.endswith(f"-{id}") for name in left):
                 data.points.pop(id, None)
         for digest, _ in definitions if not left else ():
             data.definitions.pop(digest, None)
