@@ -17,6 +17,9 @@ from .cluster import KEYS, Cluster
 from .schedule import Act, PolicySpec
 from .zfs import Storage
 
+HEARD_WITHIN = 100.0
+"""Seconds in which every agent has heard of a change, cuts from etcd included."""
+
 
 class People:
     """Writes a schedule's snapshot policies, and acts when its acts fall due."""
@@ -100,7 +103,7 @@ class People:
         if point.request is not None:
             return "a person asked for it"
         for name in point.policies:
-            if self._world.now - self._gone.get(name, self._world.now) > 60:
+            if self._world.now - self._gone.get(name, self._world.now) > HEARD_WITHIN:
                 return f"{name}, which was deleted"
             theirs = [p for p in points if name in p.policies]
             left = [p for p in theirs if (vmid, p.id, p.instant) not in self._deleted]
