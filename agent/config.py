@@ -5,6 +5,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Self
 
+from holdfast.agent.guests.pauser import Pauser, Places
 from holdfast.agent.mqtt.settings import MqttSettings
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.identity.credentials import Credentials
@@ -39,6 +40,12 @@ class AgentSettings(EtcdSettings):
     """Run without certificates: whoever reaches the ports can pose as any node."""
     transfers: Annotated[int, Field(ge=1, le=64)] = 4
     """How many disks are sent at once."""
+    qmp: str = Places.qmp
+    """QEMU's monitor of a VM (`-qmp unix:…`), by its VMID; the default is Proxmox's."""
+    cgroup: str = Places.cgroup
+    """The cgroup (version 2) of a container, by its VMID; the default is Proxmox's."""
+    pause: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Seconds for which a guest may be paused at most, for a point over several pools."""
     socket: Path = SOCKET
     """Where the API answers on this machine, to root."""
     state: Path = Path("/var/lib/holdfast")
@@ -69,6 +76,10 @@ class AgentSettings(EtcdSettings):
         if self.trusted and not self.cert:
             raise ValueError("trusted networks are exceptions from TLS, which needs ca, cert and key")
         return self
+
+    def pauser(self) -> Pauser:
+        """What pauses guests here."""
+        return Pauser(Places(self.qmp, self.cgroup), self.pause)
 
     def mirror_store(self) -> EtcdStore:
         """A client for the mirror. OSError if a certificate cannot be read."""

@@ -81,7 +81,9 @@ async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
     wire = TlsWire(credentials, settings.trusted) if credentials else TcpWire()
     if credentials is None:
         log.warning("without certificates: whoever reaches the ports can pose as any node", listen=settings.listen)
-    host = LinuxHost(settings.state)
+    guests = settings.pauser()
+    await guests.thaw_all()
+    host = LinuxHost(settings.state, guests)
     publisher = _publisher(settings, host)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:

@@ -4,9 +4,10 @@ Production has the real ones, the simulator its own. Nothing else makes a thread
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
@@ -199,8 +200,31 @@ class Volumes(Protocol):
         """Record a point that is complete here."""
 
 
+class PauseRefused(Exception):
+    """A guest cannot be paused; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestHere:
+    """A guest of this node, and the disks that are meant."""
+
+    vmid: int
+    kind: Literal["qemu", "lxc"]
+    datasets: tuple[str, ...]
+
+
+class Pause(Protocol):
+    """A guest that stands still."""
+
+    seconds: float
+    """How long it stood still; known once it goes on."""
+
+    async def resume(self) -> str | None:
+        """Let it go on. None: it stood still from the beginning until now; else why that is not certain."""
+
+
 class Host(Protocol):
-    """The machine: clocks, durable state, the service manager."""
+    """The machine: clocks, durable state, the service manager, and the guests that run on it."""
 
     @property
     def zone(self) -> tzinfo:
@@ -223,3 +247,12 @@ class Host(Protocol):
 
     def notify(self, state: str) -> None:
         """Tell the service manager (sd_notify(3)); nothing happens without one."""
+
+    def pause(self, guest: GuestHere) -> AbstractAsyncContextManager[Pause]:
+        """The guest writes nothing inside the block, for a bounded time; it goes on whatever becomes of the agent.
+
+        One that is off stays off. Raises PauseRefused.
+        """
+
+    async def users(self, guest: GuestHere) -> tuple[str, ...]:
+        """The processes that use the guest's disks, as an operator may know them. Raises VolumesError."""

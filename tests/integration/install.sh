@@ -6,6 +6,7 @@ command -v etcd >/dev/null || want+=(etcd-server)
 command -v etcdctl >/dev/null || want+=(etcd-client)
 command -v mosquitto >/dev/null || want+=(mosquitto)
 command -v openssl >/dev/null || want+=(openssl)
+command -v qemu-system-x86_64 >/dev/null || want+=(qemu-system-x86)
 [ ${#want[@]} -eq 0 ] && exit 0
 export DEBIAN_FRONTEND=noninteractive
 # The packages would start a service; the tests start their own.

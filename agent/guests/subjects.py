@@ -1,0 +1,159 @@
+"""What can be paused: a VM by its monitor, a container by its cgroup, and a guest that is off, which needs nothing."""
+
+import contextlib
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from holdfast.agent.guests import usage
+from holdfast.agent.guests.cgroup import Cgroup, CgroupError, sync
+from holdfast.agent.guests.qmp import Monitor, MonitorError
+
+GREETING = 5.0
+"""Seconds for QEMU to answer at all: another client may be served first."""
+PATIENCE = 60.0
+"""Seconds for which a guest's going on is waited for, once it has been asked for."""
+PRESYNC = 10.0
+"""Seconds for what a container had written before it is frozen."""
+
+_STILL = frozenset({"paused", "prelaunch", "shutdown", "postmigrate", "io-error", "internal-error", "guest-panicked"})
+"""QEMU's run states (qapi/run-state.json) in which a guest stands still until somebody says `cont`."""
+
+
+class CannotPause(Exception):
+    """Why a guest was not paused, or did not stay so."""
+
+
+class Subject(Protocol):
+    """A guest, found and spoken to: nothing that takes long is left for the pause itself."""
+
+    def pause(self, deadline: float) -> None:
+        """Stop it, and have on disk what it wrote. CannotPause if that is not so by `deadline` (monotonic)."""
+
+    def moved(self) -> str | None:
+        """Why it may have written since `pause`; None: it has not."""
+
+    def resume(self) -> None:
+        """Let it go on, if it was this pause that stopped it. CannotPause if it does not."""
+
+
+class Machine:
+    """A VM. `stop` also completes what is in flight and flushes its disks (QEMU's vm_stop)."""
+
+    def __init__(self, path: str) -> None:
+        """OSError where no QEMU listens; CannotPause where it cannot be paused now."""
+        try:
+            self._monitor = Monitor(path, GREETING)
+            status = self._status(time.monotonic() + GREETING)
+        except MonitorError as error:
+            raise CannotPause(str(error)) from None
+        self._ran = status == "running"
+        self._paused = status == "paused"
+        if not self._ran and status not in _STILL:
+            raise CannotPause(f"{path}: the VM is in state {status}")
+
+    def _status(self, deadline: float) -> str:
+        return str(self._monitor.execute("query-status", deadline)["status"])
+
+    def pause(self, deadline: float) -> None:
+        """`stop`."""
+        try:
+            self._monitor.execute("stop", deadline)
+        except MonitorError as error:
+            raise CannotPause(str(error)) from None
+        self._monitor.events.clear()
+
+    def left_paused(self) -> None:
+        """It stands still because an earlier pause was killed."""
+        self._ran = self._paused
+
+    def moved(self) -> str | None:
+        """Somebody else may have said `cont`, and even `stop` again: QEMU tells every client."""
+        try:
+            status = self._status(time.monotonic() + GREETING)
+        except MonitorError as error:
+            return str(error)
+        if status not in _STILL or "RESUME" in self._monitor.events:
+            return "somebody resumed the VM meanwhile"
+        return None
+
+    def resume(self) -> None:
+        """`cont`. The connection stays open until it is answered: QEMU drops what a client that left had asked."""
+        try:
+            if self._ran:
+                self._monitor.execute("cont", time.monotonic() + PATIENCE)
+        except MonitorError as error:
+            raise CannotPause(str(error)) from None
+        finally:
+            self._monitor.close()
+
+
+class Container:
+    """A container. Frozen processes leave what they have written in memory: so it is synced, once beforehand."""
+
+    def __init__(self, path: str, datasets: Collection[str]) -> None:
+        """FileNotFoundError where it does not run; CannotPause where it cannot be paused now."""
+        try:
+            self._cgroup = Cgroup(Path(path))
+            self._ran = not self._cgroup.wanted()
+            self._mounts = self._cgroup.mounts(datasets)
+            sync(self._mounts, time.monotonic() + PRESYNC)
+        except CgroupError as error:
+            raise CannotPause(str(error)) from None
+
+    def pause(self, deadline: float) -> None:
+        """Freeze, then sync."""
+        try:
+            self._cgroup.freeze(deadline)
+            sync(self._mounts, deadline)
+        except CgroupError as error:
+            raise CannotPause(str(error)) from None
+
+    def moved(self) -> str | None:
+        """Somebody else may have thawed it."""
+        try:
+            still = self._cgroup.wanted() and self._cgroup.frozen()
+        except OSError as error:
+            return str(error)
+        return None if still else "somebody thawed the container meanwhile"
+
+    def resume(self) -> None:
+        """Thaw; a container that was stopped meanwhile has no cgroup any more."""
+        if self._ran:
+            with contextlib.suppress(FileNotFoundError):
+                self._cgroup.thaw()
+
+
+class Off:
+    """A guest of which no process is found. That it is off is proven by its disks: nobody uses them."""
+
+    def __init__(self, datasets: Collection[str], path: str) -> None:
+        """CannotPause where somebody does."""
+        self._datasets = datasets
+        if used := self._used():
+            raise CannotPause(f"there is no {path}, yet {used}")
+
+    def _used(self) -> str | None:
+        found = usage.users(self._datasets)
+        return f"its disks are used by {', '.join(map(usage.name, found[:5]))}" if found else None
+
+    def pause(self, deadline: float) -> None:
+        """Nothing to stop."""
+
+    def moved(self) -> str | None:
+        """It may have been started."""
+        return self._used()
+
+    def resume(self) -> None:
+        """Nothing to let go on."""
+
+
+def find(kind: str, path: str, datasets: Collection[str]) -> Subject:
+    """The guest of which `path` is the monitor's socket (`qemu`) or the cgroup (`lxc`). CannotPause."""
+    try:
+        return Machine(path) if kind == "qemu" else Container(path, datasets)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return Off(datasets, path)
+    except OSError as error:
+        raise CannotPause(f"{path}: {error}") from None
