@@ -11,8 +11,10 @@ from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.mqtt.announcer import Announcer
 from holdfast.agent.mqtt.publisher import Publisher
+from holdfast.agent.outcomes import Outcomes
 from holdfast.agent.ports import Host, Volumes, Wire
 from holdfast.agent.report import Reporter
+from holdfast.agent.requests import Requests
 from holdfast.agent.saved import FILE, Saved, load
 from holdfast.agent.scanner import Scanner
 from holdfast.agent.slots import Slots
@@ -81,6 +83,9 @@ class Agent:
         self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)
         self.guests: dict[int, GuestWorker] = {}
         self._reporter.guests = lambda: self.guests
+        outcomes = Outcomes(host, self._reporter.changed)
+        self._reporter.requests = lambda: outcomes.known
+        self._requests = Requests(self._context, store, keys, outcomes, self.guests)
         self.api = Api(self._context, self.guests, credentials, self._staleness, self._conditions)
 
     def storages(self) -> Mapping[str, Storage]:
@@ -117,6 +122,7 @@ class Agent:
             await self.cache.synced.wait()
             log.info("ready", node=settings.node, guests=len(self._view.owned()))
             group.create_task(self._reporter.run())
+            group.create_task(self._requests.run())
             group.create_task(self._keep_last_good())
             await self._supervise(group)
 

@@ -16,6 +16,7 @@ from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.openapi import Described, document
 from holdfast.agent.ports import Refused, VolumesError, WireError
+from holdfast.agent.rollback import preview
 from holdfast.coordinator import __version__
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
@@ -29,11 +30,13 @@ from holdfast.coordinator.model.answers import (
     Plan,
     Progress,
     Reach,
+    RollbackPreview,
     Snapshots,
     Transfer,
 )
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.node import Node
+from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.observed import Scan
 from holdfast.coordinator.planning.origins import origin, snapshot_names
@@ -54,6 +57,12 @@ PATHS = (
     ),
     Described("/v1/progress", "The streams that this node is sending.", Progress),
     Described("/v1/snapshots", "Snapshots of its guests' volumes that others made.", Snapshots, query=("vmid",)),
+    Described(
+        "/v1/rollback",
+        "What a guest that it owns would lose by going back to a point.",
+        RollbackPreview,
+        query=("vmid", "epoch", "sequence"),
+    ),
     Described("/v1/plan", "What it would do next for the guests that it owns.", Plan, query=("vmid",)),
 )
 
@@ -87,6 +96,7 @@ class Api:
             "/v1/progress": self._progress,
             "/v1/snapshots": self._snapshots,
             "/v1/plan": self._plan,
+            "/v1/rollback": self._rollback,
         }
         application = web.Application(middlewares=[self._authenticated])
         application.add_routes([web.get(path, handler) for path, handler in handlers.items()])
@@ -183,6 +193,16 @@ class Api:
         chosen = self._chosen(request)
         try:
             return _answer(Plan(guests=tuple([await self._guest(v, g) for v, g in sorted(chosen.items())])))
+        except VolumesError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+
+    async def _rollback(self, request: web.Request) -> web.Response:
+        try:
+            vmid, epoch, sequence = (int(request.query.get(name, "0")) for name in ("vmid", "epoch", "sequence"))
+        except ValueError:
+            raise web.HTTPBadRequest(text="vmid, epoch and sequence are numbers") from None
+        try:
+            return _answer(await preview(self._context, self._guests, vmid, PointId(epoch, sequence)))
         except VolumesError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
 

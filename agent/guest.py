@@ -7,14 +7,16 @@ from datetime import datetime
 
 import structlog
 from holdfast.agent.context import Context
+from holdfast.agent.gate import Gate
 from holdfast.agent.points import point_report
-from holdfast.agent.ports import Refused, TakeOrder, VolumesError
+from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.scanner import LAST_SEEN, RECENT
+from holdfast.agent.taking import Taker
 from holdfast.agent.target import TargetWorker
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
-from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
+from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.model.report import PointReport
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.kept import Rules, on_owner
@@ -52,6 +54,10 @@ class GuestWorker:
         self._wake = asyncio.Event()
         self._until: float | None = None
         """When `state.due` is, on the monotonic clock."""
+        self.turn = asyncio.Lock()
+        """Held while anything of the guest's volumes is changed here."""
+        self.commits = Gate()
+        """Closed while the guest is rolled back: a target that commits lets older points go."""
         self._stuck: tuple[Condition, ...] = ()
         """What the last clean-up could not let go."""
         self._tidied_by: Rules | None = None
@@ -60,6 +66,7 @@ class GuestWorker:
         """Target that is none any more → what it had and was getting; its policy may come back."""
         self._from_before: frozenset[PointId] | None = None
         """Points that an earlier life of this agent may have begun to bring to a target that has not answered yet."""
+        self._taker = Taker(context, vmid, owner.epoch)
         self.state = GuestState(owner.epoch)
         self._log = log.bind(vmid=vmid, epoch=owner.epoch)
 
@@ -80,7 +87,8 @@ class GuestWorker:
                     if protection is None:
                         return
                     self._follow_targets(group, tasks, protection)
-                    await self._round(protection)
+                    async with self.turn:
+                        await self._round(protection)
                     self._context.report()
                     await self._sleep()
         finally:
@@ -116,7 +124,7 @@ class GuestWorker:
             tasks.pop(name).cancel()
             self._parted[name] = _at(self.state.targets.pop(name))
         for name in sorted(wanted - self.state.targets.keys()):
-            worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake)
+            worker = TargetWorker(self._context, self.vmid, self._owner, name, self.wake, self.commits)
             self.state.targets[name] = worker
             tasks[name] = group.create_task(worker.run())
 
@@ -157,7 +165,7 @@ class GuestWorker:
             if failed is not None:
                 raise failed
         self.state.points = self._points(scan, protection)
-        return plan.conditions + plan.held_back + self._stuck
+        return plan.conditions + plan.held_back + self._taker.conditions + self._stuck
 
     def _expect(self, plan: PointPlan) -> None:
         """What comes after a point that was taken: targets may be away, and nobody else wakes this guest."""
@@ -187,7 +195,8 @@ class GuestWorker:
             self._from_before = frozenset(p.id for p in scan.complete_points(self.vmid))
         may_be_begun = self._from_before if any(not t.asked for t in targets) else frozenset()
         silent = {name for name in self._parted if not targets or not self._has_told(name)}
-        return set().union(may_be_begun, *(self._parted[name] for name in silent), *map(_at, targets))
+        asked_for = self._context.view.desired.points_asked_for(self.vmid)
+        return asked_for.union(may_be_begun, *(self._parted[name] for name in silent), *map(_at, targets))
 
     def _has_told(self, name: str) -> bool:
         """Whether a target has said what it has since it was one again; true of those that are none."""
@@ -250,16 +259,7 @@ class GuestWorker:
 
     async def _take(self, step: TakePoint, protection: Protection, scan: Scan) -> Scan:
         """Returns what a scan would show then. The snapshots are held by the clean-up that follows."""
-        pools = sorted({pool_of(dataset) for _, _, dataset in step.disks})
-        for pool in pools:
-            if (pool, self.vmid) not in scan.anchors:
-                await self._context.volumes.prepare(pool, self.vmid)
-        orders = [_take_order(step, pool, pools, scan, protection, self._owner.epoch) for pool in pools]
-        self._context.scanner.changed(self.vmid)
-        for order in orders:
-            point = await self._context.volumes.take(order)
-            scan = scan.with_point(order.pool, self.vmid, point, order.definition)
-        self._context.scanner.amend(self.vmid, scan)
+        scan = await self._taker.take(step, protection, scan)
         self.state.unchanged_at = None
         self._log.info("point taken", point=str(step.point), **step.occasion.words())
         for target in self.state.targets.values():
@@ -298,40 +298,3 @@ def _counts(cleanup: Cleanup) -> dict[str, int]:
         "bookmarks_dropped": len(cleanup.drop_bookmarks),
         "forgotten": len(cleanup.forget),
     }
-
-
-def _take_order(
-    step: TakePoint, pool: str, pools: list[str], scan: Scan, protection: Protection, epoch: int
-) -> TakeOrder:
-    """What one pool is to do for the point."""
-    latest = next(iter(reversed(scan.complete_points(step.vmid))), None)
-    members = tuple(
-        Member(
-            disk=disk,
-            volume=volume,
-            dataset=dataset,
-            snapshot=step.snapshot,
-            guid=0,
-            size=scan.volumes[dataset].size,
-        )
-        for disk, volume, dataset in step.disks
-        if pool_of(dataset) == pool
-    )
-    before = {m.dataset: (m.snapshot, m.guid) for m in latest.members} if latest else {}
-    point = RecoveryPoint(
-        epoch=step.point.epoch,
-        sequence=step.point.sequence,
-        instant=step.at,
-        consistency=Consistency.ATOMIC if len(pools) == 1 else Consistency.NONE,
-        definition=step.definition,
-        disks=tuple(disk for disk, _, _ in step.disks),
-        members=members,
-        policies=step.occasion.policies,
-        late=step.occasion.late,
-        prefix=step.occasion.prefix,
-        asked=step.occasion.asked,
-        request=step.occasion.request,
-        note=step.occasion.note,
-    )
-    reuse = {m.dataset: before[m.dataset] for m in members if m.dataset in before}
-    return TakeOrder(step.vmid, pool, epoch, point, reuse, protection.guest.definition)

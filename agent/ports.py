@@ -141,6 +141,20 @@ class CommitOrder:
     """(digest, text)"""
 
 
+@dataclass(frozen=True, slots=True)
+class CopyOrder:
+    """Clone `snapshot` (dataset@name) as `dataset`, read-only, for a person."""
+
+    snapshot: str
+    dataset: str
+    kind: str
+    """`volume` or `filesystem`."""
+    mark: str
+    """What of what it is (`planning.copies`)."""
+    folder: str | None
+    """Where it is to be mounted; a volume then has a device. None: it stays closed."""
+
+
 class Volumes(Protocol):
     """The storage of one node. Each call raises VolumesError, or Refused where an epoch or a GUID forbids it."""
 
@@ -192,6 +206,21 @@ class Volumes(Protocol):
 
     async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
         """Rename a replica of ours out of the way, within its pool; return its new name."""
+
+    async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
+        """Rename a head, or a replica of ours, to this name under `<pool>/holdfast/aside/`, and close it."""
+
+    async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
+        """Clone a snapshot of what was set aside as `dataset`, with the properties that this had before."""
+
+    async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
+        """Let a clone of `snapshot` (which has this GUID) have the history that it comes from."""
+
+    async def make_copy(self, order: CopyOrder) -> None:
+        """Clone a point's snapshot for a person."""
+
+    async def drop_copy(self, dataset: str) -> None:
+        """Destroy a copy; VolumesError while it is in use."""
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """Set native properties of a container's volume."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 import structlog
@@ -15,7 +15,15 @@ from holdfast.coordinator import __version__
 from holdfast.coordinator.model.condition import Condition, keep_since
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.point import RecoveryPoint
-from holdfast.coordinator.model.report import AgentReport, GuestReport, ReplicaReport, TargetReport
+from holdfast.coordinator.model.report import (
+    AgentReport,
+    CopyReport,
+    GuestReport,
+    ReplicaReport,
+    RequestReport,
+    TargetReport,
+)
+from holdfast.coordinator.planning.copies import copies, where
 from holdfast.coordinator.planning.kept import kept
 from holdfast.coordinator.store.port import MAX_OPERATIONS, Delete, Put, Store, StoreError
 
@@ -44,6 +52,7 @@ class Reporter:
         self._since: dict[str, tuple[Condition, ...]] = {}
         self._started = host.now()
         self.guests: Callable[[], Mapping[int, GuestWorker]] = dict
+        self.requests: Callable[[], Mapping[str, RequestReport]] = dict
         self.conditions: Callable[[datetime], tuple[Condition, ...]] = lambda now: ()
         """What is wrong with the node itself."""
         self.announce: Callable[[Mapping[str, bytes], Mapping[str, bytes]], None] = lambda before, said: None
@@ -114,6 +123,8 @@ class Reporter:
         for vmid, points in self._replicas().items():
             key = self._keys.replica_report(self._me, vmid)
             said[key] = self._replica(vmid, points).to_json()
+        for id, became in self.requests().items():
+            said[self._keys.request_report(self._me, id)] = became.to_json()
         said[self._keys.agent(self._me)] = self._self(now).to_json()
         return said
 
@@ -148,6 +159,15 @@ class Reporter:
         why = kept(points, rules) if rules else {}
         return ReplicaReport(points=tuple(point_report(p, why.get(p.id, ())) for p in points))
 
+    def _copies(self) -> Iterator[CopyReport]:
+        """Copies of points, as each guest's storage was last seen."""
+        for vmid in sorted({vmid for _, vmid in self._scanner.anchors()}):
+            scan = self._scanner.known(vmid)
+            for copy in copies(scan).values() if scan else ():
+                if copy.vmid == vmid and scan is not None:
+                    places = where(copy, {name: scan.volumes[name].kind for name in copy.datasets.values()})
+                    yield CopyReport(vmid=vmid, name=copy.name, point=copy.point, disks=places, until=copy.until)
+
     def _self(self, now: datetime) -> AgentReport:
         """`seen` moves in steps, so that it alone causes no write more often than that."""
         key = self._keys.agent(self._me)
@@ -159,5 +179,6 @@ class Reporter:
             started=self._started,
             seen=max(seen, self._started),
             conditions=self._since[key],
+            copies=tuple(self._copies()),
             problems=self._view.desired.problems,
         )

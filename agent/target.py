@@ -7,6 +7,7 @@ from datetime import datetime
 
 import structlog
 from holdfast.agent.context import Context
+from holdfast.agent.gate import Gate
 from holdfast.agent.ports import Refused, VolumesError, WireError
 from holdfast.agent.scanner import LAST_SEEN
 from holdfast.coordinator.model.condition import Condition
@@ -27,7 +28,7 @@ from holdfast.coordinator.planning.protection import (
     deadline,
     plan_target,
 )
-from holdfast.coordinator.planning.steps import AbortPartial, DiskStep, SendDisk, SetAside
+from holdfast.coordinator.planning.steps import AbortPartial, DiskStep, ReturnTo, SendDisk, SetAside
 
 log = structlog.get_logger()
 
@@ -38,12 +39,21 @@ BACK_OFF = (1.0, 2.0, 5.0, 10.0, 20.0)
 class TargetWorker:
     """One guest and one target. Each round asks what is lacking there, brings it, and looks again."""
 
-    def __init__(self, context: Context, vmid: int, owner: Owner, target: str, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        vmid: int,
+        owner: Owner,
+        target: str,
+        on_change: Callable[[], None],
+        commits: Gate,
+    ) -> None:
         self._context = context
         self._vmid = vmid
         self._owner = owner
         self.target = target
         self._on_change = on_change
+        self._commits = commits
         self._wake = asyncio.Event()
         self._inventory: Inventory | None = None
         self._failures = 0
@@ -120,6 +130,7 @@ class TargetWorker:
         if self._inventory is None:
             self._inventory = await self._context.sender.inventory(node, self._claim(), assignment)
         self.asked = True
+        turns = self._commits.turns
         scan = await self._context.scanner.look(self._vmid, LAST_SEEN)
         if not closed_disks(assignment.disks, scan):
             await self._record_sent(scan, self._inventory.last)
@@ -138,8 +149,12 @@ class TargetWorker:
         if assignment.bandwidth is not None:  # it bounds the guest, and the kernel paces each stream by itself
             disks = [[step for steps in disks for step in steps]]
         await self._bring(disks, due, assignment, node, scan)
-        self._log.info("step", step=str(self.plan.steps[-1]))
-        await self._commit(self.plan.goal, assignment, node, scan)
+        async with self._commits.passing():
+            if self._commits.turns != turns:  # the guest was rolled back: the point may be none any more
+                self._inventory = None
+                return True
+            self._log.info("step", step=str(self.plan.steps[-1]))
+            await self._commit(self.plan.goal, assignment, node, scan)
         return True
 
     async def _bring(
@@ -175,6 +190,8 @@ class TargetWorker:
                 await sender.abort_partial(node, claim, assignment, step.disk.target_dataset, step.guid)
             case SetAside():
                 await sender.set_aside(node, claim, assignment, step.disk.target_dataset)
+            case ReturnTo():
+                await sender.bring_back(node, claim, assignment, step.disk.target_dataset, step.guid)
 
     async def _commit(self, goal: RecoveryPoint, assignment: Assignment, node: Node, scan: Scan) -> None:
         definition = _definition(scan, self._vmid, goal)

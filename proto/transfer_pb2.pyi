@@ -148,7 +148,9 @@ class AbortRequest(_message.Message):
     def __init__(self, dataset: _Optional[str] = ..., guid: _Optional[int] = ...) -> None: ...
 
 class AsideRequest(_message.Message):
-    __slots__ = ("dataset",)
+    __slots__ = ("dataset", "back_to")
     DATASET_FIELD_NUMBER: _ClassVar[int]
+    BACK_TO_FIELD_NUMBER: _ClassVar[int]
     dataset: str
-    def __init__(self, dataset: _Optional[str] = ...) -> None: ...
+    back_to: int
+    def __init__(self, dataset: _Optional[str] = ..., back_to: _Optional[int] = ...) -> None: ...

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, SendOrder, TakeOrder, Volumes, VolumesError
+from holdfast.agent.ports import (
+    Channel,
+    CommitOrder,
+    CopyOrder,
+    ReceiveOrder,
+    SendOrder,
+    TakeOrder,
+    Volumes,
+    VolumesError,
+)
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import TIMEOUT
@@ -131,6 +140,26 @@ class NodeVolumes:
     async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
         """As the port says."""
         return await self._of(dataset).set_aside(dataset, vmid, epoch)
+
+    async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
+        """As the port says."""
+        await self._of(dataset).put_aside(dataset, aside, kind)
+
+    async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
+        """As the port says."""
+        await self._of(dataset).clone_back(snapshot, dataset, kind)
+
+    async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
+        """As the port says."""
+        await self._of(dataset).promote(pool, vmid, epoch, dataset, snapshot, guid)
+
+    async def make_copy(self, order: CopyOrder) -> None:
+        """As the port says."""
+        await self._of(order.snapshot).make_copy(order)
+
+    async def drop_copy(self, dataset: str) -> None:
+        """As the port says."""
+        await self._of(dataset).drop_copy(dataset)
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """As the port says."""

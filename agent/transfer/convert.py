@@ -12,16 +12,19 @@ from pydantic import ValidationError
 def inventory_message(scan: Scan, vmid: int, datasets: list[str]) -> wire.Inventory:
     """What this node holds of a guest: its complete points, and the state of the datasets that were asked for."""
     found = wire.Inventory(epoch=scan.epoch_of(vmid), points=[p.to_json() for p in scan.complete_points(vmid)])
+    origins = scan.origins()
     for dataset in datasets:
         volume = scan.volumes.get(dataset)
         if volume is None:
             continue
+        # ZFS counts the root block of a promoted clone as written to it; it tells the difference when it receives
+        brought_back = volume.newest is not None and f"{dataset}@{volume.newest.name}" in origins
         found.volumes.append(
             wire.Volume(
                 dataset=dataset,
                 ours=volume.marks.get("replica", "").startswith(f"{vmid}/"),
                 guids=[s.guid for s in volume.snapshots],
-                written=volume.written if volume.snapshots else 0,
+                written=volume.written if volume.snapshots and not brought_back else 0,
                 resume_token=volume.resume_token or "",
                 resume_guid=volume.resume_guid or 0,
                 resume_base=volume.resume_base or 0,

@@ -11,6 +11,7 @@ from datetime import tzinfo
 from typing import Protocol
 
 import structlog
+from holdfast.agent.moving import Mover
 from holdfast.agent.ports import Channel, CommitOrder, Host, ReceiveOrder, Refused, Volumes, VolumesError, WireError
 from holdfast.agent.scanner import RECENT, SESSION, Scanner
 from holdfast.agent.transfer.convert import inventory_message
@@ -20,6 +21,7 @@ from holdfast.coordinator.planning.admission import Claim, admit, allowed_datase
 from holdfast.coordinator.planning.assignment import Assignment
 from holdfast.coordinator.planning.kept import Rules
 from holdfast.coordinator.planning.observed import CONTENT_PROPERTIES, Scan, pool_of
+from holdfast.coordinator.planning.rollback import return_move, unfinished_return
 from holdfast.coordinator.planning.superseded import NOTHING, Superseded, superseded
 from holdfast.proto import transfer_pb2 as wire
 from pydantic import ValidationError
@@ -96,6 +98,7 @@ class Receiver:
                 for dataset in datasets:
                     await self._supersede(dataset)
                 scan = await self._scanner.look(claim.vmid)
+            scan = await self._finish_returns(claim, datasets, scan)
             found = inventory_message(scan, claim.vmid, datasets)
             await channel.send(wire.Answer(inventory=found))
         elif what == "send":
@@ -104,7 +107,10 @@ class Receiver:
             await self._commit(claim, request.commit, scan, channel)
         elif what in ("abort", "aside"):
             dataset = request.abort.dataset or request.aside.dataset
-            await self._clear(claim, dataset, scan, aside=what == "aside", guid=request.abort.guid)
+            if request.aside.back_to:
+                await self._bring_back(claim, dataset, request.aside.back_to, scan)
+            else:
+                await self._clear(claim, dataset, scan, aside=what == "aside", guid=request.abort.guid)
             await channel.send(wire.Answer())
         else:
             raise Refused("UnknownRequest", f"{self._me} does not know this request; is its agent older?")
@@ -262,6 +268,27 @@ class Receiver:
         else:
             await self._volumes.abort_partial(dataset)
         self._scanner.changed(claim.vmid)
+
+    async def _bring_back(self, claim: Claim, dataset: str, guid: int, scan: Scan) -> None:
+        """The owner was rolled back: so is its replica, and what came later is kept aside."""
+        self._allow(claim, [dataset], scan)
+        volume = scan.volumes.get(dataset)
+        base = volume.snapshot(guid) if volume else None
+        if volume is None or base is None or volume.newest is None:
+            raise Refused("MemberMissing", f"{dataset} has no such snapshot any more; it is looked at again.")
+        await self._supersede(dataset)
+        move = return_move(dataset, claim.vmid, claim.epoch, base, volume.newest)
+        await Mover(self._volumes, self._scanner, claim.vmid, claim.epoch).move([move])
+        log.warning("brought back", vmid=claim.vmid, dataset=dataset, kept_as=move.aside)
+
+    async def _finish_returns(self, claim: Claim, datasets: list[str], scan: Scan) -> Scan:
+        """One that a crash has cut short: the owner must not take the replica for gone."""
+        begun = [move for dataset in datasets if (move := unfinished_return(dataset, claim.vmid, scan))]
+        if not begun:
+            return scan
+        self._allow(claim, [move.dataset for move in begun], scan)
+        await Mover(self._volumes, self._scanner, claim.vmid, claim.epoch).move(begun)
+        return await self._scanner.look(claim.vmid, 0)
 
     async def _set_aside(self, claim: Claim, dataset: str) -> None:
         name = await self._volumes.set_aside(dataset, claim.vmid, claim.epoch)

@@ -69,6 +69,11 @@ class Sender:
         """Have the target rename a replica that cannot be gone on with."""
         await self._ask(assignment.node, node, _request(claim, aside=wire.AsideRequest(dataset=dataset)))
 
+    async def bring_back(self, node: Node, claim: Claim, assignment: Assignment, dataset: str, guid: int) -> None:
+        """Have the target bring a replica back to its snapshot of this GUID, and keep the rest aside."""
+        request = _request(claim, aside=wire.AsideRequest(dataset=dataset, back_to=guid))
+        await self._ask(assignment.node, node, request)
+
     async def commit(
         self,
         node: Node,

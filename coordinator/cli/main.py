@@ -24,7 +24,7 @@ from holdfast.coordinator.cli.records import delete, get
 from holdfast.coordinator.cli.replicate import replicate
 from holdfast.coordinator.cli.retention import retention
 from holdfast.coordinator.cli.schema import schema
-from holdfast.coordinator.cli.snapshot import snapshot
+from holdfast.coordinator.cli.snapshot_group import snapshot
 from holdfast.coordinator.cli.status import status
 from holdfast.coordinator.cli.storage import storage
 from holdfast.coordinator.cli.volume import volume

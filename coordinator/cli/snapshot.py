@@ -1,4 +1,4 @@
-"""`holdfast snapshot`: the points that snapshot policies and people had taken, and snapshots that others made."""
+"""`snapshot list`, `create` and `delete`: the points that snapshot policies and people had taken, and snapshots that others made."""
 
 import getpass
 import secrets
@@ -24,12 +24,7 @@ HEADERS = ("NODE", "POINT", "INSTANT", "TAKEN FOR", "KEPT BY", "CONSISTENCY", "N
 _FOREIGN_HEADERS = ("NODE", "SNAPSHOT", "MADE BY", "USED")
 
 
-@click.group()
-def snapshot() -> None:
-    """Snapshots of guests: those of policies, those that people ask for, and those of others."""
-
-
-@snapshot.command("list")
+@click.command("list")
 @click.argument("vmid", type=int)
 @pass_connection
 def list_snapshots(connection: Connection, vmid: int) -> None:
@@ -90,7 +85,7 @@ def _row(node: str, point: PointReport) -> Sequence[str]:
     return (node, name, moment(point.instant), taken_for(point), why, consistency(point), point.note)
 
 
-@snapshot.command()
+@click.command()
 @click.argument("vmid", type=int)
 @click.option("--note", default="", help="What people are to read beside it, in a line.")
 @pass_connection
@@ -112,7 +107,7 @@ def create(connection: Connection, vmid: int, note: str) -> None:
     click.echo(f"Asked for a snapshot of guest {vmid} ({id}); holdfast snapshot list {vmid} shows it when it is taken.")
 
 
-@snapshot.command("delete")
+@click.command("delete")
 @click.argument("vmid", type=int)
 @click.argument("names", metavar="POINT...", nargs=-1)
 @click.option("--policy", help="All points that were taken for this policy and for nothing else.")

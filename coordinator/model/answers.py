@@ -73,6 +73,15 @@ class Snapshots(Answer):
     guests: tuple[GuestSnapshots, ...] = ()
 
 
+class RollbackPreview(Answer):
+    """`GET /v1/rollback`"""
+
+    refused: str = ""
+    """Why the guest cannot be brought back to the point now; empty: it can."""
+    loses: tuple[str, ...] = ()
+    """What it would no longer have; all of that is kept aside."""
+
+
 class Health(Answer):
     """`GET /v1/health`: that the agent runs, and what is wrong with its node."""
 

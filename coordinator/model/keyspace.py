@@ -109,6 +109,10 @@ class Keyspace:
         """What the owner's agent says of a guest."""
         return f"{self.guest_report_prefix(node)}{vmid}"
 
+    def request_report(self, node: NodeName, id: str) -> str:
+        """What became of a request that one agent is to carry out."""
+        return f"{self.root}agents/{node}/requests/{id}"
+
     def replica_prefix(self, node: NodeName) -> str:
         """All that one agent says of replicas."""
         return f"{self.root}agents/{node}/replicas/"

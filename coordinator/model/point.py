@@ -60,7 +60,7 @@ class Consistency(StrEnum):
     PAUSED = "paused"
     """Several pools; the guest did not write between the first and the last."""
     NONE = "none"
-    """Several pools, taken one after the other while the guest ran."""
+    """Several pools; the guest may have written between the first and the last."""
 
 
 def _unsigned(guid: object) -> object:
@@ -135,9 +135,14 @@ class RecoveryPoint(Record):
         return {m.disk for m in self.members} == set(self.disks) and all(m.guid in guids for m in self.members)
 
     def joined(self, other: "RecoveryPoint") -> "RecoveryPoint":
-        """This record and that of another pool, as one."""
+        """This record and that of another pool, as one. That the guest was paused is recorded in one of them."""
         members = {m.disk: m for m in (*self.members, *other.members)}
-        return self.model_copy(update={"members": tuple(members[disk] for disk in sorted(members))})
+        paused = Consistency.PAUSED in (self.consistency, other.consistency)
+        update = {
+            "members": tuple(members[disk] for disk in sorted(members)),
+            "consistency": Consistency.PAUSED if paused else self.consistency,
+        }
+        return self.model_copy(update=update)
 
     def member(self, disk: str) -> Member | None:
         """The member of a disk slot."""

@@ -3,7 +3,7 @@
 When guests are snapshotted besides is said by policies of the other kind (`snapshot_policy`), in the same folder.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from holdfast.coordinator.model.keep import Keep
 from holdfast.coordinator.model.names import NodeName, StoreId
@@ -40,6 +40,8 @@ class ProtectionPolicy(Record):
     """How old a replica may be: seconds, or a span such as `30s`, `15m`. Either this or schedule."""
     schedule: Calendar | None = None
     """A calendar event as Proxmox writes it: `*/15`, `22:30`, `mon..fri 08:00`. Either this or rpo."""
+    consistency: Literal["paused", "none"] = "paused"
+    """For guests with disks on several pools: `paused` for at most a second while a point is taken, or `none`."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:

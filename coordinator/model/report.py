@@ -1,5 +1,7 @@
 """`agents/<node>/…`: what each agent says; only that agent writes it."""
 
+from enum import StrEnum
+
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import Consistency
 from holdfast.coordinator.model.record import Instant, Record
@@ -88,6 +90,50 @@ class RecordProblem(Record):
     """What is in force instead: `previous version`, `nothing` or `without guest N`."""
 
 
+class RequestState(StrEnum):
+    """How far a request is."""
+
+    WAITING = "waiting"
+    """Somebody else holds the guest's lock."""
+    RUNNING = "running"
+    DONE = "done"
+    REFUSED = "refused"
+    """Nothing was changed."""
+    FAILED = "failed"
+    """Something broke; it is tried again."""
+
+
+class RequestReport(Record):
+    """What became of a request."""
+
+    state: RequestState
+    """How far it is."""
+    message: str
+    """For whoever asked: what was done, or why not and what to do next."""
+    at: Instant
+    """Since when."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will be done about it."""
+        return self.state in (RequestState.DONE, RequestState.REFUSED)
+
+
+class CopyReport(Record):
+    """A copy of a point on a node: a clone of each of its disks."""
+
+    vmid: int
+    """Of which guest."""
+    name: str
+    """What it is called."""
+    point: str
+    """EPOCH-SEQUENCE."""
+    disks: dict[str, str]
+    """Slot → where it is: a dataset, a device, or a folder."""
+    until: Instant | None = None
+    """When it is unmounted; None: it is a clone, which stays."""
+
+
 class AgentReport(Record):
     """An agent of itself."""
 
@@ -99,5 +145,7 @@ class AgentReport(Record):
     """When it last reported."""
     conditions: tuple[Condition, ...] = ()
     """What is wrong with the node."""
+    copies: tuple[CopyReport, ...] = ()
+    """Copies of points that are there."""
     problems: tuple[RecordProblem, ...] = ()
     """Records that it cannot use as written."""

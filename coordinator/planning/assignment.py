@@ -58,6 +58,8 @@ class Assignment:
     bandwidth: int | None
     """Bytes per second."""
     keep: Keep
+    pause: bool = True
+    """Whether the guest may be paused for a point over several pools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,4 +250,7 @@ def _to_target(
                 f"Two disks of guest {vmid} would both become {disks[-1].target_volume} on {target.node}. Map their"
                 " storages to different ones.",
             )
-    return Assignment(vmid, name, target.node, tuple(disks), policy.rpo, policy.schedule, target.bandwidth, target.keep)
+    pause = policy.consistency == "paused"
+    return Assignment(
+        vmid, name, target.node, tuple(disks), policy.rpo, policy.schedule, target.bandwidth, target.keep, pause
+    )

@@ -15,6 +15,7 @@ from holdfast.coordinator.model.guest import Guest, Mode, Placement
 from holdfast.coordinator.model.keyspace import DESIRED, record_type
 from holdfast.coordinator.model.names import NodeName, PolicyName, RequestId, StoreId, Vmid
 from holdfast.coordinator.model.node import Node
+from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.model.policy import ProtectionPolicy
 from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.model.report import RecordProblem
@@ -101,6 +102,10 @@ class Desired:
     age: Mapping[str, int] = field(default_factory=dict)
     """Policy name → create revision: where two policies collide, the older stays in force."""
     problems: tuple[RecordProblem, ...] = ()
+
+    def points_asked_for(self, vmid: int) -> set[PointId]:
+        """Points of a guest that requests name: they must not go before those are carried out."""
+        return {PointId.parse(r.at) for r in self.requests.values() if r.vmid == vmid and r.at is not None}
 
     def mode(self, vmid: int) -> Mode:
         """How far Holdfast may go with a guest."""

@@ -107,8 +107,25 @@ def sent_marks(vmid: int, scan: Scan) -> dict[str, PointId]:
 
 
 def kept_here(vmid: int, scan: Scan, rules: Rules) -> dict[PointId, tuple[str, ...]]:
-    """Points that stay by rule, with why: also those of which a disk has gone, for what is left of them."""
-    return kept((p for p in scan.recorded_points(vmid).values() if scan.guids(p)), rules)
+    """Points that stay besides, each with why, also those of which a disk has gone, for what is left of them."""
+    points = [p for p in scan.recorded_points(vmid).values() if scan.guids(p)]
+    by_rule, with_copies = kept(points, rules), copied(points, scan)
+    return {
+        p.id: (*by_rule.get(p.id, ()), *(["a copy"] if p.id in with_copies else []))
+        for p in points
+        if p.id in by_rule or p.id in with_copies
+    }
+
+
+def copied(points: Collection[RecoveryPoint], scan: Scan) -> set[PointId]:
+    """Points that a copy, or what a rollback has set aside, hangs on. With other people's clones it is up to them."""
+    origins = {origin for origin, clones in scan.origins().items() if any(map(is_ours, clones))}
+    return {p.id for p in points if any(m.full_name in origins for m in p.members)}
+
+
+def is_ours(dataset: str) -> bool:
+    """Whether it lies where only Holdfast makes datasets."""
+    return dataset.split("/")[1:2] == ["holdfast"]
 
 
 def plan_cleanup(

@@ -66,6 +66,8 @@ class Volume:
     bookmarks: tuple[Bookmark, ...] = ()
     resume_base: int | None = None
     """GUID of the snapshot from which it was bringing it; None: in full."""
+    origin: str | None = None
+    """`dataset@snapshot` that it is a clone of."""
 
     @property
     def newest(self) -> Snapshot | None:
@@ -135,6 +137,14 @@ class Scan:
         """The guest's anchors on all pools."""
         return sorted((a for a in self.anchors.values() if a.vmid == vmid), key=lambda a: a.pool)
 
+    def origins(self) -> dict[str, list[str]]:
+        """`dataset@snapshot` → the datasets that are clones of it, and need it."""
+        found: dict[str, list[str]] = {}
+        for volume in self.volumes.values():
+            if volume.origin is not None:
+                found.setdefault(volume.origin, []).append(volume.dataset)
+        return found
+
     def epoch_of(self, vmid: int) -> int:
         """The highest epoch that is marked for the guest; 0 where there is none."""
         return max((anchor.epoch for anchor in self.anchors_of(vmid)), default=0)
@@ -187,6 +197,12 @@ class Scan:
         )
         return replace(self, volumes=volumes, anchors={**self.anchors, (pool, vmid): after})
 
+    def with_record(self, pool: str, vmid: int, point: RecoveryPoint) -> "Scan":
+        """What a scan would show after this record of a point took the place of an earlier one."""
+        before = self.anchors[pool, vmid]
+        after = replace(before, points=tuple(point if p.id == point.id else p for p in before.points))
+        return replace(self, anchors={**self.anchors, (pool, vmid): after})
+
     def without(self, vmid: int, guids: Collection[int], ids: Collection[PointId]) -> "Scan":
         """What a scan would show after these snapshots were destroyed and these points forgotten."""
         anchors, volumes = dict(self.anchors), dict(self.volumes)
@@ -204,3 +220,8 @@ class Scan:
 def pool_of(dataset: str) -> str:
     """What a dataset lies in, and is snapshotted with at once: its zpool, or `rbd:STOREID`."""
     return dataset.partition("/")[0]
+
+
+def is_rbd(dataset: str) -> bool:
+    """Whether it is an RBD image, or a storage of such."""
+    return dataset.startswith("rbd:")

@@ -4,6 +4,7 @@ Guards invariant 4, always incremental: the last point that a target committed, 
 stay on the owner until the target has committed a later one. What may be let go is computed in `leftovers`.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
@@ -11,12 +12,22 @@ from typing import TypeVar
 
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.model.snapshot_policy import Wish
 from holdfast.coordinator.planning.assignment import Assignment, Disk, DiskMap, Protection
 from holdfast.coordinator.planning.due import next_due, next_on_grid
 from holdfast.coordinator.planning.kept import NO_RULES, Rules, worth_bringing
-from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, pool_of
+from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, is_rbd, pool_of
 from holdfast.coordinator.planning.snapshots import NO_OCCASION, Occasion
-from holdfast.coordinator.planning.steps import AbortPartial, Commit, DiskStep, SendDisk, SetAside, Step, TakePoint
+from holdfast.coordinator.planning.steps import (
+    AbortPartial,
+    Commit,
+    DiskStep,
+    ReturnTo,
+    SendDisk,
+    SetAside,
+    Step,
+    TakePoint,
+)
 
 AnyDisk = TypeVar("AnyDisk", Disk, DiskMap)
 
@@ -100,14 +111,16 @@ def plan_point(
     if missing := [d for d in protection.disks if d.dataset not in scan.volumes]:
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
     if closed := closed_disks(protection.disks, scan):
-        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed),))
+        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed, scan),))
     latest = next(reversed(scan.complete_points(protection.vmid)), None)
     outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
     if occasion:
-        return PointPlan(_take(protection, epoch, scan, outrun, waiting, now, occasion), held_back=occasion.conditions)
+        step = step_now(protection, epoch, scan, now, outrun, waiting, occasion)
+        return PointPlan(step, held_back=occasion.conditions)
     plan = _plan_replication(protection, latest, scan, waiting, now, zone, asked, took or {}, bool(outrun))
     if plan.due_at_once:
-        return PointPlan(_take(protection, epoch, scan, outrun, waiting, now, occasion), held_back=occasion.conditions)
+        step = step_now(protection, epoch, scan, now, outrun, waiting, occasion)
+        return PointPlan(step, held_back=occasion.conditions)
     due = min((at for at in (plan.due, occasion.due) if at is not None), default=None)
     return PointPlan(None, due, plan.unchanged_at, held_back=occasion.conditions)
 
@@ -160,17 +173,17 @@ def _unseen(vmid: int, why: str) -> Condition:
     )
 
 
-def _take(
+def step_now(
     protection: Protection,
     epoch: int,
     scan: Scan,
-    outrun: Collection[PointId],
-    waiting: Collection[str],
     now: datetime,
-    occasion: Occasion,
+    known: Collection[PointId] = (),
+    waiting: Collection[str] = (),
+    occasion: Occasion = NO_OCCASION,
 ) -> TakePoint:
-    """The next number of this epoch, whatever is known by it anywhere."""
-    sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *outrun] if p.epoch == epoch), default=0)
+    """A point of what the guest is now, whether one is due or not. `known`: numbers that are given elsewhere."""
+    sequence = 1 + max((p.sequence for p in [*_seen(scan, protection), *known] if p.epoch == epoch), default=0)
     return TakePoint(
         protection.vmid,
         PointId(epoch, sequence),
@@ -179,7 +192,18 @@ def _take(
         protection.guest.digest,
         tuple(sorted(waiting)),
         occasion,
+        _pauses(protection, occasion),
     )
+
+
+def _pauses(protection: Protection, occasion: Occasion) -> bool:
+    """One ZFS pool's transaction group is an instant by itself; several pools have one only while the guest is paused.
+
+    So have several RBD images: each is snapshotted by itself.
+    """
+    pools = {pool_of(d.dataset) for d in protection.disks}
+    one_by_one = len(pools) > 1 or (len(protection.disks) > 1 and any(map(is_rbd, pools)))
+    return one_by_one and (occasion.asked is not Wish.NONE or any(a.pause for a in protection.assignments))
 
 
 def _missing(vmid: int, disk: Disk) -> Condition:
@@ -194,14 +218,25 @@ def closed_disks(disks: Collection[AnyDisk], scan: Scan) -> list[AnyDisk]:
     """Disks of which the owner has only replicas: it has become the owner, and none of its points was promoted yet.
 
     Until then it takes, brings and lets go of nothing. Which point will be promoted is not known, and another node may
-    have a newer one.
+    have a newer one. The same for disks that are being rolled back: clones that have no history yet.
     """
-    return [d for d in disks if (volume := scan.volumes.get(d.dataset)) and "replica" in volume.marks]
+    found = [(d, volume) for d in disks if (volume := scan.volumes.get(d.dataset))]
+    return [d for d, volume in found if "replica" in volume.marks or _rolled_back(volume)]
 
 
-def _not_promoted(vmid: int, disks: list[Disk]) -> Condition:
+def _rolled_back(volume: Volume) -> bool:
+    return volume.origin is not None and volume.origin.split("/")[1:3] == ["holdfast", "aside"]
+
+
+def _not_promoted(vmid: int, disks: list[Disk], scan: Scan) -> Condition:
     """Their heads are wherever the last transfer left each of them: a point of them would be a mixture."""
     names = ", ".join(d.dataset for d in disks)
+    if any(_rolled_back(scan.volumes[d.dataset]) for d in disks):
+        return Condition(
+            reason="RollbackUnderWay",
+            message=f"Guest {vmid} is being rolled back ({names}): no point is taken until that has ended. It goes on"
+            " by itself; the agent's log says what it waits for.",
+        )
     return Condition(
         reason="NotPromoted",
         message=f"This node owns guest {vmid}, but {names} are still replicas. No point is taken of them until one of"
@@ -305,7 +340,8 @@ def plan_target(
         volume = scan.volumes[member.dataset]
         snapshot = volume.snapshot(member.guid)
         assert snapshot is not None, "a complete point has its members"
-        steps_or_why = _bring(assignment, disk, volume, snapshot, inventory.volumes.get(disk.target_dataset))
+        there = inventory.volumes.get(disk.target_dataset)
+        steps_or_why = _bring(assignment, disk, volume, snapshot, there, _set_aside(assignment.vmid, scan))
         if isinstance(steps_or_why, Condition):
             conditions.append(steps_or_why)
         else:
@@ -349,8 +385,19 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
     return False
 
 
+def _set_aside(vmid: int, scan: Scan) -> set[int]:
+    """GUIDs of the snapshots that went aside when the guest was rolled back: its replicas go back as well."""
+    asides = [v for v in scan.volumes.values() if re.match(rf"[^/]+/holdfast/aside/{vmid}-e", v.dataset)]
+    return {s.guid for v in asides for s in v.snapshots if s.point is not None}
+
+
 def _bring(
-    assignment: Assignment, disk: DiskMap, volume: Volume, to: Snapshot, there: TargetVolume | None
+    assignment: Assignment,
+    disk: DiskMap,
+    volume: Volume,
+    to: Snapshot,
+    there: TargetVolume | None,
+    diverged: Collection[int],
 ) -> list[Step] | Condition:
     def send(base: str | None, token: str | None = None) -> SendDisk:
         return SendDisk(assignment.vmid, assignment.node, disk, to.name, to.guid, base, token, volume.encrypted)
@@ -381,6 +428,10 @@ def _bring(
         if there.written:
             return _modified(assignment, there)
         return [*steps, send(base)]
+    common = [guid for guid in there.guids if volume.snapshot(guid)]
+    if common and all(guid in diverged for guid in there.guids[there.guids.index(common[-1]) + 1 :]):
+        goes_back = ReturnTo(assignment.vmid, assignment.node, disk, common[-1])
+        return [*steps, goes_back, send(_base_name(volume, common[-1]))]
     if any(_base_name(volume, guid) for guid in there.guids):
         return Condition(
             reason="ReplicaHasOtherSnapshots",

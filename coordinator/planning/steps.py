@@ -22,6 +22,8 @@ class TakePoint:
     targets: tuple[str, ...]
     occasion: Occasion
     """What it is taken for, besides replication."""
+    pause: bool = False
+    """Whether the guest is to be paused meanwhile: one instant over several pools takes that."""
 
     @property
     def snapshot(self) -> str:
@@ -31,7 +33,8 @@ class TakePoint:
     def __str__(self) -> str:
         datasets = ", ".join(dataset for _, _, dataset in self.disks)
         why = f" for {', '.join(self.occasion.policies)}" if self.occasion.policies else ""
-        return f"take point {self.point} of guest {self.vmid}{why}: snapshot {datasets} at one instant"
+        how = "while the guest is paused" if self.pause else "at one instant"
+        return f"take point {self.point} of guest {self.vmid}{why}: snapshot {datasets} {how}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,20 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True)
+class ReturnTo:
+    """Bring a replica back to an older snapshot, as its source was; what it is now is set aside."""
+
+    vmid: int
+    target: str
+    disk: DiskMap
+    guid: int
+    """Of the snapshot, the newest that both have."""
+
+    def __str__(self) -> str:
+        return f"bring {self.target}:{self.disk.target_dataset} back, as the guest was rolled back; the rest goes aside"
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Record the point on the target, checked there: every member present, the epoch not overtaken."""
 
@@ -99,5 +116,5 @@ class Commit:
         return f"commit point {self.point} of guest {self.vmid} on {self.target}"
 
 
-DiskStep = SendDisk | AbortPartial | SetAside
+DiskStep = SendDisk | AbortPartial | SetAside | ReturnTo
 Step = TakePoint | DiskStep | Commit

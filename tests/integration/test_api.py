@@ -185,7 +185,14 @@ async def test_what_openapi_describes_is_what_is_served_and_answers_fit_it(tmp_p
         async with session.get("http://agent/openapi.json") as response:
             described = await response.json()
         assert described == document(PATHS)
-        assert set(described["paths"]) == {"/v1/health", "/v1/reach", "/v1/progress", "/v1/snapshots", "/v1/plan"}
+        assert set(described["paths"]) == {
+            "/v1/health",
+            "/v1/reach",
+            "/v1/progress",
+            "/v1/snapshots",
+            "/v1/rollback",
+            "/v1/plan",
+        }
         for each in PATHS:
             async with session.get(f"http://agent{each.path}") as response:
                 assert response.status == 200

@@ -72,9 +72,9 @@ class Cluster:
         for agent in self.agents.values():
             agent.kill()
 
-    def start_agent(self, host: Host) -> None:
-        """An agent on a host, over whatever state it kept."""
-        settings = {"node": host.name, "endpoints": [f"http://{self.lab.etcd.endpoint}"], "insecure": True}
+    def start_agent(self, host: Host, **more: Any) -> None:
+        """An agent on a host, over whatever state it kept, with more settings if need be."""
+        settings = {"node": host.name, "endpoints": [f"http://{self.lab.etcd.endpoint}"], "insecure": True, **more}
         host.put(json.dumps(settings), "/etc/holdfast/agent.yaml")
         self.agents[host.name] = host.spawn("holdfast-agent --verbose --config /etc/holdfast/agent.yaml", "agent")
 

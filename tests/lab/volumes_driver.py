@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from holdfast.agent.ports import CommitOrder, Refused, TakeOrder, VolumesError
+from holdfast.agent.ports import CommitOrder, CopyOrder, Refused, TakeOrder, VolumesError
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Scan
@@ -46,10 +46,12 @@ class Run:
     def _show(self, scan: Scan) -> dict[str, Any]:
         shown: dict[str, Any] = {}
         for name, volume in sorted(scan.volumes.items()):
-            if "/vm-" in name:
+            if "vm-101-disk-" in name:
                 snapshots = [[s.name, self._number(s.guid), s.holds] for s in volume.snapshots]
                 bookmarks = sorted([b.name, self._number(b.guid)] for b in volume.bookmarks)
-                shown[name] = [snapshots, bookmarks, volume.written > 0, sorted(volume.marks.items())]
+                written = volume.origin is None and volume.written > 0  # a clone has some of its own at once
+                marks = sorted((k, v) for k, v in volume.marks.items() if k in ("replica", "copy"))
+                shown[name] = [snapshots, bookmarks, written, marks, volume.origin]
         for (pool, vmid), anchor in sorted(scan.anchors.items()):
             points = [
                 [str(p.id), [[m.disk, m.snapshot, self._number(m.guid)] for m in p.members]] for p in anchor.points
@@ -126,6 +128,36 @@ class Run:
 
     async def _set_aside(self, name: str) -> str:
         return str(await self._volumes.set_aside(name, VMID, 1))
+
+    async def _put_aside(self, disk: int, why: str) -> None:
+        await self._volumes.put_aside(f"tank/vm-101-disk-{disk}", self._aside(disk, why), "volume")
+
+    async def _clone_back(self, disk: int, why: str, sequence: int) -> None:
+        snapshot = f"{self._aside(disk, why)}@holdfast-1-{sequence}"
+        await self._volumes.clone_back(snapshot, f"tank/vm-101-disk-{disk}", "volume")
+
+    async def _promote(self, epoch: int, disk: int, why: str, sequence: int, wrong: bool) -> None:
+        snapshot, member = (
+            f"{self._aside(disk, why)}@holdfast-1-{sequence}",
+            self._points[sequence].member(f"scsi{disk}"),
+        )
+        guid = member.guid + wrong if member else 0
+        await self._volumes.promote("tank", VMID, epoch, f"tank/vm-101-disk-{disk}", snapshot, guid)
+
+    @staticmethod
+    def _aside(disk: int, why: str) -> str:
+        return f"tank/holdfast/aside/101-e1-{why}-vm-101-disk-{disk}"
+
+    async def _copy(self, disk: int, sequence: int) -> None:
+        snapshot = f"tank/vm-101-disk-{disk}@holdfast-1-{sequence}"
+        await self._volumes.make_copy(CopyOrder(snapshot, self._copied(disk), "volume", "{}", None))
+
+    async def _drop_copy(self, disk: int) -> None:
+        await self._volumes.drop_copy(self._copied(disk))
+
+    @staticmethod
+    def _copied(disk: int) -> str:
+        return f"tank/holdfast/clones/101-c-vm-101-disk-{disk}"
 
     async def _write(self, disk: int) -> None:
         self._foreign("write", f"tank/vm-101-disk-{disk}")

@@ -6,6 +6,7 @@
 4. `a base survives`: what the newest snapshot of a replica can be gone on from stays on the owner; a bookmark is
    enough for a disk that the target's newest point lacks. `no full resend`, unless the replica was set aside because
    the guest had no such disk. `no byte twice`: bytes of streams stay within 1.2 x what changed, plus 1 MiB.
+   `single writer`, `nothing lost`: no disk is renamed under its guest, or without a snapshot of it.
 5. `stale epoch`: nothing is recorded under an epoch lower than the storage or, for long, etcd bears.
 6. `true reports`: what an agent reports is there.
 7. `bad input is contained`, `no worker fails`, `no process ends by itself`, `no busy loop`.
@@ -19,7 +20,7 @@ from collections import Counter
 import orjson
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.model.report import GuestReport
+from holdfast.coordinator.model.report import GuestReport, RequestReport, RequestState
 from holdfast.coordinator.planning.admission import allowed_datasets
 
 from .cluster import KEYS, Cluster
@@ -50,6 +51,8 @@ class Checks(Audit):
         """Node → power cuts, each of which may lose what was half received."""
         self.excused: set[tuple[int, str]] = set()
         """(VMID, check): a fault has made this impossible."""
+        self._targets: dict[int, RecoveryPoint] = {}
+        """VMID → the point that somebody wants it back to."""
         self.owner_changed: dict[int, float] = {}
         self._decided: dict[tuple[str, int], frozenset[str]] = {}
         """(node, VMID) → the replicas of disks that the guest had, as the node knew when it last decided what goes."""
@@ -79,7 +82,7 @@ class Checks(Audit):
 
     def logged(self, name: str, event: str, details: dict[str, object]) -> None:
         """An agent or coordinator has logged an exception."""
-        if event.startswith("a guest's worker failed"):
+        if event.startswith(("a guest's worker failed", "a request failed in a way")):
             self._violated("no worker fails", f"{name}, guest {details.get('vmid')}: {details.get('exception')}")
 
     def _put(self, key: str, value: bytes) -> None:
@@ -244,10 +247,60 @@ class Checks(Audit):
         return (vmid, "targets") not in self.excused and node != self._cluster.specs[vmid].node
 
     def renamed(self, storage: Storage, dataset: Dataset, to: str) -> None:
+        if not dataset.mark and storage is self._cluster.guests[_guest_of(dataset)].machine.storage:
+            self._goes_aside(storage, dataset)
+            return
         if not dataset.mark:
             self._violated("nothing foreign destroyed", f"{dataset.name} on {storage.node} is no replica; now {to}")
         elif self._gone(storage, dataset):
             self._begins_anew(storage, dataset)
+
+    # --- rollback
+
+    def rolls_back(self, vmid: int, point: RecoveryPoint) -> None:
+        """Somebody has asked for it. What only its replicas' later points have in common with it is sent in full."""
+        self._targets[vmid] = point
+
+    def _goes_aside(self, storage: Storage, dataset: Dataset) -> None:
+        """A guest's own disk is renamed: only when it was asked for, and nobody uses it."""
+        vmid = _guest_of(dataset)
+        guest = self._cluster.guests[vmid]
+        if vmid not in self._targets or not guest.off:
+            self._violated("single writer", f"{dataset.name} on {storage.node} goes aside under guest {vmid}")
+        newest = dataset.newest
+        if newest is None or newest.image != dataset.image:
+            self._violated("nothing lost", f"{dataset.name} on {storage.node} goes aside without a snapshot of it")
+        member = next((m for m in self._targets[vmid].members if m.dataset == dataset.name), None)
+        snap = dataset.by_guid(member.guid) if member else None
+        older = {s.guid for s in dataset.snaps.values() if snap is not None and s.txg <= snap.txg}
+        for machine in self._world.machines.values():
+            for replica in machine.storage.replicas(vmid):
+                if replica.mark == f"{vmid}/{self._slot(vmid, dataset.name)}" and older.isdisjoint(
+                    s.guid for s in replica.snaps.values()
+                ):
+                    self.excuse(vmid, "no full resend", "no byte twice")
+
+    def cloned(self, storage: Storage, dataset: Dataset) -> None:
+        """From the moment that all disks are there again a person can start the guest."""
+        vmid = _guest_of(dataset)
+        disks = [storage.datasets.get(d) for d in self._cluster.guests[vmid].disks.values()]
+        if dataset.mark or None in disks:
+            return
+        values = [d.image.counter for d in disks if d is not None]
+        if values != sorted(values, reverse=True) or values[-1] < values[0] - 1:
+            self._violated("no mixture", f"guest {vmid} on {storage.node} could be started from {values}")
+
+    def rolled_back(self, vmid: int, said: RequestReport) -> None:
+        """It is settled: the guest is what it was, or what it was to be."""
+        point = self._targets.pop(vmid)
+        storage = self._cluster.guests[vmid].machine.storage
+        if said.state is not RequestState.DONE or (vmid, "a base survives") in self.excused:
+            return  # refused; or somebody has destroyed the point's snapshots since
+        for member in point.members:
+            dataset = storage.datasets.get(member.dataset)
+            snap = dataset.by_guid(member.guid) if dataset else None
+            if dataset is None or snap is None or snap.image.counter != dataset.image.counter:
+                self._violated("true reports", f"{member.dataset} is not as at {point.id}, which is said", vmid)
 
     # --- streams
 
@@ -290,6 +343,7 @@ class Checks(Audit):
                 if node != self._cluster.specs[vmid].node:
                     found += self._lagging(vmid, node)
             found += self._leftovers(vmid) + self._overdue(vmid)
+        found += [f"converges: {id} is not settled" for id in sorted(self._cluster.rollbacks)]
         return found + self._untrue() + self._problems()
 
     def _asks_for_help(self, vmid: int) -> bool:
@@ -342,7 +396,10 @@ class Checks(Audit):
                     continue
                 ours = sum(not s.foreign for s in dataset.snaps.values())
                 allowed = keep + 3 if dataset.mark else 2 + 2 * targets
-                if ours > allowed + ruled:
+                allowed += ruled + sum(
+                    (d.origin or "").startswith(f"{dataset.name}@") for d in machine.storage.datasets.values()
+                )
+                if ours > allowed:
                     found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
                 if len(dataset.marks) > 2 + targets:
                     found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")

@@ -18,7 +18,7 @@ from holdfast.coordinator.model.policy import ProtectionPolicy, Target
 from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.model.storage import Storage as StorageRecord
 
-from .guests import Pace, SimGuest
+from .guests import Pace, SimGuest, SimPause
 from .loop import Process
 from .schedule import GuestSpec, Schedule
 from .store import Service, SimStore
@@ -58,6 +58,8 @@ class Cluster:
         self.guests: dict[int, SimGuest] = {}
         self.specs: dict[int, GuestSpec] = {}
         self.definitions: dict[int, int] = {}
+        self.rollbacks: set[str] = set()
+        """Requests that are not settled yet."""
         self.rpo = schedule.rpo
         self.on_exit: Callable[[str, BaseException | None], None] = lambda name, error: None
         for name in (*self.nodes, *self.witnesses):
@@ -95,8 +97,13 @@ class Cluster:
             guest.still["efidisk0" if spec.kind == "qemu" else "mp9"] = dataset
             machine.storage.create(dataset, self.zfs_kind(spec), 1 << 20, written=500_000)
         self.guests[spec.vmid] = guest
+        machine.users = self._users
         self.specs[spec.vmid] = spec
         self.definitions[spec.vmid] = 1
+
+    def _users(self, vmid: int) -> tuple[str, ...]:
+        guest = self.guests[vmid]
+        return () if guest.off or not guest.machine.powered else (f"guest {vmid}",)
 
     @staticmethod
     def zfs_kind(spec: GuestSpec) -> str:
@@ -167,7 +174,11 @@ class Cluster:
         if not machine.powered or (running is not None and running.alive):
             return
         store = SimStore(self.service, machine, "decide" if name in self.witnesses else "report")
-        host = (WitnessHost if name in self.witnesses else SimHost)(self.world, machine)
+        host = (
+            WitnessHost(self.world, machine)
+            if name in self.witnesses
+            else SimHost(self.world, machine, lambda vmid: SimPause(self.world, self.guests[vmid]))
+        )
         if name in self.witnesses:
             rng = random.Random(f"{self.schedule.seed} {name}")
             made = coordinate(

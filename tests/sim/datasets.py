@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.observed import Anchor, Bookmark, Snapshot, Volume
 
+ROOT_BLOCK = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -92,6 +94,12 @@ class Dataset:
     marks: dict[str, Mark] = field(default_factory=dict)
     partial: Partial | None = None
     receiving: bool = False
+    origin: str | None = None
+    """`dataset@snapshot` that it is a clone of."""
+    brought_back: str = ""
+    """The snapshot that it was when it was promoted: ZFS counts a block of its own as written since."""
+    copy: str = ""
+    """The mark of a copy of a point."""
     seen: Volume | None = None
     """What a scan shows, until something changes."""
 
@@ -104,6 +112,10 @@ class Dataset:
             if snap.guid == guid:
                 return snap
         return None
+
+    @property
+    def _brought_back(self) -> bool:
+        return self.newest is not None and self.newest.name == self.brought_back
 
     def touch(self) -> None:
         self.seen = None
@@ -127,15 +139,16 @@ class Dataset:
                 size=self.synced.size,
                 used=self.synced.written,
                 referenced=self.synced.written,
-                written=self.synced.written - before,
+                written=self.synced.written - before + (ROOT_BLOCK if self._brought_back else 0),
                 encrypted=False,
                 resume_token=self.partial.token if self.partial and self.partial.begun else None,
                 resume_guid=self.partial.stream.guid if self.partial and self.partial.begun else None,
                 resume_base=(self.partial.stream.base or None) if self.partial and self.partial.begun else None,
-                marks={"replica": self.mark} if self.mark else {},
+                marks={k: v for k, v in (("replica", self.mark), ("copy", self.copy)) if v},
                 properties=dict(self.properties),
                 snapshots=tuple(shown),
                 bookmarks=tuple(Bookmark(name, m.guid, m.txg) for name, m in self.marks.items()),
+                origin=self.origin,
             )
         return self.seen
 

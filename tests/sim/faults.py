@@ -11,6 +11,7 @@ from holdfast.coordinator.model.owner import Owner
 from .checks import LONG_KNOWN, Checks
 from .cluster import KEYS, POOLS, Cluster
 from .loop import Process
+from .rollbacks import Person
 from .schedule import Fault
 from .zfs import Storage
 
@@ -198,6 +199,11 @@ class Faults:
         """The next commands on the storage say that they failed; half of them have done it all the same."""
         self._world.machines[self._storage(fault, name)].failing += 1 + int(fault.amount * 3)
 
+    def _no_monitor(self, fault: Fault, name: str) -> None:
+        """No guest of the machine can be paused."""
+        machine = self._world.machines[self._storage(fault, name)]
+        machine.mute = self._world.now + fault.seconds
+
     def _admin_snapshot(self, fault: Fault, name: str) -> None:
         """Somebody snapshots the guest's disks by hand, under a name of their own."""
         guest = self._cluster.guests[fault.vmid]
@@ -207,6 +213,8 @@ class Faults:
     def _impostor(self, fault: Fault, name: str) -> None:
         """Somebody destroys our newest snapshot and makes one of the same name."""
         guest = self._cluster.guests[fault.vmid]
+        if guest.off:
+            return  # its disks may be on their way aside
         self._excuse_base(fault.vmid)
         for dataset in list(guest.disks.values())[:1]:
             ours = [s for s in guest.machine.storage.datasets[dataset].snaps.values() if not s.foreign]
@@ -217,6 +225,8 @@ class Faults:
     def _admin_destroy(self, fault: Fault, name: str) -> None:
         """Somebody releases and destroys our snapshots on the source, with `amount` above 0.8 bookmarks as well."""
         guest = self._cluster.guests[fault.vmid]
+        if guest.off:
+            return  # its disks may be on their way aside
         self._excuse_base(fault.vmid)
         for dataset in guest.disks.values():
             storage = guest.machine.storage
@@ -232,7 +242,7 @@ class Faults:
         self._excuse_base(fault.vmid)
 
         def destroy() -> None:
-            for dataset in guest.disks.values():
+            for dataset in guest.disks.values() if not guest.off else ():
                 storage = guest.machine.storage
                 ours = [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]
                 if ours:
@@ -251,6 +261,8 @@ class Faults:
 
     def _disk_added(self, fault: Fault, name: str) -> None:
         guest, spec = self._cluster.guests[fault.vmid], self._cluster.specs[fault.vmid]
+        if guest.off:
+            return  # its disks may be on their way aside
         index = len(guest.disks) + len(guest.retired)
         if index < 5:
             guest.add_disk(self._cluster.slot(spec, index), f"tank/{self._cluster.volname(spec, index)}")
@@ -259,6 +271,8 @@ class Faults:
     def _disk_removed(self, fault: Fault, name: str) -> None:
         """A disk is pulled out; with `amount` above 0.5 it comes back."""
         guest = self._cluster.guests[fault.vmid]
+        if guest.off:
+            return  # its disks may be on their way aside
         if len(guest.disks) > 1:
             slot, dataset = guest.disks.popitem()
             guest.retired[slot] = dataset
@@ -268,12 +282,17 @@ class Faults:
 
     def _disk_returns(self, vmid: int, slot: str) -> None:
         guest = self._cluster.guests[vmid]
+        if guest.off:
+            self._world.loop.after(5.0, self._disk_returns, vmid, slot)
+            return
         guest.add_disk(slot, guest.retired.pop(slot))
         self._checks.returned(vmid, slot)
         self._cluster.put_guest(vmid)
 
     def _disk_resized(self, fault: Fault, name: str) -> None:
         guest = self._cluster.guests[fault.vmid]
+        if guest.off:
+            return  # its disks may be on their way aside
         dataset = guest.machine.storage.datasets[next(iter(guest.disks.values()))]
         image = dataset.image
         dataset.image = dataset.durable = type(image)(image.counter, image.written + 4096, image.size + (1 << 20))
@@ -288,6 +307,10 @@ class Faults:
             self._checks.excuse(vmid, "targets")
         self._cluster.service.etcd.delete(KEYS.desired("policies", "standard"))
         self._later(fault, self._cluster.put_policy)
+
+    def _rollback(self, fault: Fault, name: str) -> None:
+        """Somebody has the guest brought back to one of its points; with a small `amount` while it runs."""
+        Person(self._cluster, self._checks, fault.vmid, fault.amount).ask()
 
     def _bad_record(self, fault: Fault, name: str) -> None:
         kinds = [("guests", fault.vmid), ("policies", "standard"), ("storage", next(iter(POOLS))), ("nodes", "n2")]
@@ -366,6 +389,7 @@ _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
     "full": Faults._full,
     "pool_suspended": Faults._pool_suspended,
     "command_fails": Faults._command_fails,
+    "no_monitor": Faults._no_monitor,
     "admin_snapshot": Faults._admin_snapshot,
     "admin_destroy": Faults._admin_destroy,
     "admin_destroy_goal": Faults._admin_destroy_goal,
@@ -376,6 +400,7 @@ _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
     "disk_resized": Faults._disk_resized,
     "policy_changed": Faults._policy_changed,
     "policy_deleted": Faults._policy_deleted,
+    "rollback": Faults._rollback,
     "bad_record": Faults._bad_record,
     "maintenance": Faults._maintenance,
     "owner_change": Faults._owner_change,

@@ -4,13 +4,17 @@ A round fsyncs counter n to disk A, then B, then C, so at any instant A >= B >= 
 acknowledged to the recorder, which stands outside of everything that can fail.
 """
 
+import asyncio
 import bisect
 from dataclasses import dataclass, field
 
+from .loop import Process, current
 from .world import Machine, World
 
 GAP = (0.002, 0.05)
 """Seconds between the disks of a round."""
+BOUND = 1.0
+"""Seconds for which a guest is paused at most."""
 
 
 @dataclass(slots=True)
@@ -40,12 +44,30 @@ class SimGuest:
     """Acknowledged: when, and which counter."""
     retired: dict[str, str] = field(default_factory=dict)
     """Slot → dataset of a disk that was taken away."""
+    off: bool = False
+    """Whether somebody has shut it down."""
     _life: int = 0
+    _paused: bool = False
+    _kept: list[tuple[int, int, int]] = field(default_factory=list)
+    """Writes that a pause holds up."""
+
+    def pause(self) -> None:
+        """Stand still."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on where it stood."""
+        self._paused = False
+        kept, self._kept = self._kept, []
+        for write in kept:
+            self._write(*write)
 
     def boot(self) -> None:
         """Start writing, after what a power cut left: a torn round is done again, as real software would."""
-        self._life += 1
         datasets = self.machine.storage.datasets
+        if self.off or any(name not in datasets for name in self.disks.values()):  # it cannot be started
+            return
+        self._life += 1
         first = next(iter(self.disks.values()))
         counter = datasets[first].image.counter
         for name in self.disks.values():
@@ -56,6 +78,8 @@ class SimGuest:
     def halt(self) -> None:
         """Lose power."""
         self._life += 1
+        self._paused = False
+        self._kept.clear()
 
     def _again(self, counter: int, life: int) -> None:
         wait = self.pace.every * (0.5 + self.world.rng.random())
@@ -67,6 +91,9 @@ class SimGuest:
 
     def _write(self, counter: int, index: int, life: int) -> None:
         if life != self._life:
+            return
+        if self._paused:
+            self._kept.append((counter, index, life))
             return
         storage = self.machine.storage
         if storage.suspended:
@@ -92,6 +119,11 @@ class SimGuest:
         self.machine.storage.write(dataset, counter, 4096)
         self.disks[slot] = dataset
 
+    def forget_after(self, counter: int) -> None:
+        """It was rolled back, as its people wanted: what came later does not count any more."""
+        index = bisect.bisect_right(self.counters, counter)
+        del self.counters[index:], self.times[index:]
+
     def acknowledged(self, at: float) -> int:
         """The newest counter that was acknowledged at a moment; 0 before the first."""
         index = bisect.bisect_right(self.times, at)
@@ -101,3 +133,51 @@ class SimGuest:
         """When the first counter after this one was acknowledged; None: it is the newest."""
         index = bisect.bisect_right(self.counters, counter)
         return self.times[index] if index < len(self.counters) else None
+
+
+class SimPause:
+    """The child process that pauses a guest (`agent.guests.child`): it goes on while the agent is stopped."""
+
+    def __init__(self, world: World, guest: SimGuest) -> None:
+        process = current()
+        assert process is not None
+        self._process: Process = process
+        self._world = world
+        self._guest = guest
+        self._began = world.now
+        self._over = False
+        self._held: str | None = None
+        self.seconds = 0.0
+        process.children[self] = self.end
+        guest.pause()
+        world.tell(process.name, "pause", vmid=guest.vmid)
+        world.loop.after(BOUND, self._expire)
+
+    def _expire(self) -> None:
+        if not self._over:
+            self._held = "the snapshots were not taken within the bound"
+            self.end()
+
+    def end(self) -> None:
+        """Its stdin is closed, or the bound has passed: the guest goes on."""
+        if not self._over:
+            self._over = True
+            self.seconds = self._world.now - self._began
+            self._process.children.pop(self, None)
+            self._world.tell(self._process.name, "resume", vmid=self._guest.vmid)
+            self._guest.resume()
+
+    async def resume(self) -> str | None:
+        self._world.step("resume", "before")
+        done: asyncio.Future[None] = self._world.loop.create_future()
+
+        def apply() -> None:
+            self.end()
+            if self._process.alive:
+                self._world.stepped("resume", "after", self._process)
+                if not done.done():
+                    done.set_result(None)
+
+        self._world.loop.after(self._world.some(0.002, 0.02), apply)
+        await done
+        return self._held

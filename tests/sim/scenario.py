@@ -31,7 +31,7 @@ def play(name: str) -> Outcome:
 def story(outcome: Outcome) -> list[str]:
     """The lines of a transcript that tell what happened; without times, sizes and what is said in many words."""
     lines = [re.sub(r"uuid=\S+", "uuid=…", line[12:]) for line in outcome.transcript if not _NOISE.search(line)]
-    return [re.sub(r" (error|message|of|seconds|destroyed)=.*", "", line) for line in lines]
+    return [re.sub(r" (error|message|of|seconds|destroyed|bytes)=.*", "", line) for line in lines]
 
 
 def missing(name: str, outcome: Outcome) -> str | None:

@@ -105,13 +105,14 @@ class Schedule:
 STEPS = (
     *("scan", "prepare", "raise_epoch", "take", "hold", "ask_inventory", "ask_send", "send", "receive", "ask_commit"),
     *("commit", "set_properties", "record_sent", "release", "destroy", "drop_bookmark"),
-    *("ask_abort", "abort_partial", "ask_aside", "set_aside", "report", "decide", "list", "save"),
+    *("ask_abort", "abort_partial", "ask_aside", "set_aside", "report", "decide", "list", "save", "pause", "resume"),
+    *("put_aside", "clone_back", "promote"),
 )
 """Of the protocol: where faults strike."""
 
 SELDOM = (
     *("prepare", "raise_epoch", "list", "save", "decide", "drop_bookmark", "set_properties"),
-    *("ask_abort", "abort_partial", "ask_aside", "set_aside"),
+    *("ask_abort", "abort_partial", "ask_aside", "set_aside", "put_aside", "clone_back", "promote"),
 )
 """Steps that may happen once or not at all, unless something else has gone before."""
 
@@ -134,6 +135,8 @@ def draw(seed: int) -> Schedule:
         kind, step = first if number == 0 else (rng.choice(KINDS), rng.choice(STEPS) if rng.random() < 0.85 else "")
         if step == "set_properties":  # of containers
             guests[0] = replace(guests[0], kind="lxc")
+        if step in ("pause", "resume"):  # of guests on two pools
+            guests[0] = replace(guests[0], spread=True)
         faults += _prelude(rng, step)
         faults.append(_fault(rng, kind, step, names, guests))
         if number and rng.random() < 0.5:  # misfortunes come together
@@ -232,6 +235,8 @@ def _prelude(rng: random.Random, step: str) -> list[Fault]:
                 Fault("cut", step="send", nth=rng.randint(3, 9), amount=0.5, node="n1"),
                 Fault("admin_destroy_goal", step="ask_inventory", nth=1, seconds=0.0, chained=True),
             ]
+        case "put_aside" | "clone_back" | "promote":
+            return [Fault("rollback", at=round(rng.uniform(15, 50), 3), amount=round(rng.uniform(0.3, 1), 3))]
         case "ask_aside" | "set_aside":  # nothing in common any more
             return [Fault("admin_destroy", at=round(rng.uniform(15, 60), 3), amount=1.0)]
         case _:

@@ -7,7 +7,16 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.ports import (
+    Channel,
+    CommitOrder,
+    CopyOrder,
+    ReceiveOrder,
+    Refused,
+    SendOrder,
+    TakeOrder,
+    VolumesError,
+)
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Scan
@@ -130,6 +139,21 @@ class SimVolumes:
 
     async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
         return await self._command("set_aside", lambda: self._storage.set_aside(dataset, vmid, epoch))
+
+    async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
+        await self._command("put_aside", lambda: self._storage.put_aside(dataset, aside, kind))
+
+    async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
+        await self._command("clone_back", lambda: self._storage.clone_back(snapshot, dataset, kind))
+
+    async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
+        await self._command("promote", lambda: self._storage.promote_clone(pool, vmid, epoch, dataset, snapshot, guid))
+
+    async def make_copy(self, order: CopyOrder) -> None:
+        await self._command("make_copy", lambda: self._storage.make_copy(order))
+
+    async def drop_copy(self, dataset: str) -> None:
+        await self._command("drop_copy", lambda: self._storage.drop_copy(dataset))
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         if properties:

@@ -1,13 +1,16 @@
 """Everything of one run: true time, the machines, the transcript, the tally of steps, and the Host port."""
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, Protocol
 
-from holdfast.agent.ports import Outcome
+from holdfast.agent.ports import GuestHere, Outcome, PauseRefused
+from holdfast.agent.ports import Pause as PortPause
 
 from .loop import Process, VirtualLoop, current
 from .zfs import Audit, Storage
@@ -43,6 +46,10 @@ class Machine:
     """Commands that wait for a suspended pool."""
     failing: int = 0
     """Storage commands that are going to fail."""
+    mute: float = 0.0
+    """True time until which no guest's monitor answers."""
+    users: Callable[[int], tuple[str, ...]] = lambda vmid: ()
+    """VMID → the processes that use its disks."""
 
     def fails(self) -> bool:
         """Whether the next command does."""
@@ -114,12 +121,19 @@ class World:
         return process
 
 
+class Pause(PortPause, Protocol):
+    """As the port has it, with what becomes of it when it is left."""
+
+    def end(self) -> None: ...
+
+
 class SimHost:
     """The Host port."""
 
-    def __init__(self, world: World, machine: Machine) -> None:
+    def __init__(self, world: World, machine: Machine, pause: Callable[[int], Pause] | None = None) -> None:
         self._world = world
         self._machine = machine
+        self._pause = pause
 
     @property
     def zone(self) -> tzinfo:
@@ -155,6 +169,23 @@ class SimHost:
 
     def notify(self, state: str) -> None:
         """There is no service manager."""
+
+    @asynccontextmanager
+    async def pause(self, guest: GuestHere) -> AsyncIterator[Pause]:
+        """A monitor that does not answer is met now and then."""
+        self._world.step("pause", "before")
+        await asyncio.sleep(self._world.some(0.02, 0.1))
+        if self._pause is None or self._machine.mute > self._world.now:
+            raise PauseRefused("no answer from its monitor")
+        pause = self._pause(guest.vmid)
+        try:
+            self._world.step("pause", "after")
+            yield pause
+        finally:
+            pause.end()
+
+    async def users(self, guest: GuestHere) -> tuple[str, ...]:
+        return self._machine.users(guest.vmid)
 
 
 class WitnessHost(SimHost):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from holdfast.agent.ports import CommitOrder, Refused, TakeOrder, VolumesError
+from holdfast.agent.ports import CommitOrder, CopyOrder, Refused, TakeOrder, VolumesError
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Space, pool_of
@@ -27,6 +27,8 @@ class Audit:
     def destroyed(self, storage: "Storage", dataset: Dataset, what: Snap | Mark) -> None: ...
 
     def renamed(self, storage: "Storage", dataset: Dataset, to: str) -> None: ...
+
+    def cloned(self, storage: "Storage", dataset: Dataset) -> None: ...
 
     def sends(self, storage: "Storage", dataset: Dataset) -> None: ...
 
@@ -109,8 +111,8 @@ class Storage:
 
     def snapshot_foreign(self, name: str, short: str) -> None:
         """`zfs snapshot` by somebody else."""
-        dataset = self.datasets[name]
-        if short not in dataset.snaps:
+        dataset = self.datasets.get(name)
+        if dataset is not None and short not in dataset.snaps:
             self.sync()
             dataset.snaps[short] = Snap(short, self.new_guid(), self.txg, dataset.image, foreign=True)
             self.touch(dataset)
@@ -191,7 +193,7 @@ class Storage:
             dataset = self.datasets[member.dataset]
             name, guid = order.reuse.get(member.dataset, ("", 0))
             before = dataset.snaps.get(name)
-            unwritten = before and dataset.image.written == before.image.written
+            unwritten = before and dataset.image.written == before.image.written and dataset.brought_back != name
             if "reuse" in self.faulty:
                 unwritten = unwritten or self._rng.random() < 0.5
             if before and before.guid == guid and unwritten:
@@ -281,7 +283,8 @@ class Storage:
     def may_go(self, dataset: Dataset, snap: Snap) -> bool:
         """Not while it is held, sent, or the base of what is half received."""
         needed = dataset.partial is not None and dataset.partial.stream.base == snap.guid
-        return not (snap.held or snap.busy or needed)
+        cloned = any(d.origin == f"{dataset.name}@{snap.name}" for d in self.datasets.values())
+        return not (snap.held or snap.busy or needed or cloned)
 
     def _destroy(self, dataset: Dataset, snap: Snap) -> None:
         del dataset.snaps[snap.name]
@@ -341,6 +344,69 @@ class Storage:
         self.datasets[to] = dataset
         self.touch(dataset)
         return to
+
+    def put_aside(self, name: str, aside: str, kind: str) -> None:
+        self.sync()
+        dataset = self.datasets.get(name)
+        if dataset is None or dataset.receiving or aside in self.datasets:
+            raise VolumesError(f"zfs rename {name}: {'dataset is busy' if dataset else 'dataset does not exist'}")
+        self.audit.renamed(self, dataset, aside)
+        del self.datasets[name]
+        dataset.name = aside
+        self.datasets[aside] = dataset
+        for snap in dataset.snaps:
+            self._origin_moved(f"{name}@{snap}", f"{aside}@{snap}")
+        self.touch(dataset)
+
+    def _origin_moved(self, old: str, new: str) -> None:
+        for clone in self.datasets.values():
+            if clone.origin == old:
+                clone.origin = new
+                self.touch(clone)
+
+    def clone_back(self, snapshot: str, name: str, kind: str) -> None:
+        source, made = self._clone(snapshot, name)
+        made.mark, made.properties = source.mark, dict(source.properties)
+        self.audit.cloned(self, made)
+
+    def make_copy(self, order: CopyOrder) -> None:
+        _, made = self._clone(order.snapshot, order.dataset)
+        made.copy = order.mark
+
+    def _clone(self, snapshot: str, name: str) -> tuple[Dataset, Dataset]:
+        self.sync()
+        source, snap = self.find(snapshot)
+        if source is None or snap is None or name in self.datasets:
+            raise VolumesError(f"zfs clone {snapshot} {name}: {'dataset exists' if snap else 'dataset does not exist'}")
+        made = Dataset(name, source.kind, self.new_guid(), snap.image, snap.image, snap.image, origin=snapshot)
+        self.datasets[name] = made
+        self._scan = None
+        return source, made
+
+    def promote_clone(self, pool: str, vmid: int, epoch: int, name: str, snapshot: str, guid: int) -> None:
+        """The snapshots up to the one it is of, and their bookmarks, become the clone's."""
+        self._anchor(pool, vmid, epoch)
+        clone, (source, snap) = self.datasets.get(name), self.find(snapshot)
+        if clone is None:
+            raise VolumesError(f"{name} has gone since it was last seen")
+        if source is None or snap is None or snap.guid != guid:
+            raise Refused("GuidDiffers", f"{snapshot} is not the snapshot that was recorded")
+        if clone.origin != snapshot:
+            raise VolumesError(f"PromoteFailed: {name} 22")
+        clone.origin, source.origin, clone.brought_back = source.origin, f"{name}@{snap.name}", snap.name
+        for short in [s.name for s in source.snaps.values() if s.txg <= snap.txg]:
+            clone.snaps[short] = source.snaps.pop(short)
+            self._origin_moved(f"{source.name}@{short}", f"{name}@{short}")
+        for short in [n for n, m in source.marks.items() if m.txg <= snap.txg]:
+            clone.marks[short] = source.marks.pop(short)
+        self.touch(clone)
+        self.touch(source)
+
+    def drop_copy(self, name: str) -> None:
+        self.sync()
+        if self.datasets.pop(name, None) is None:
+            raise VolumesError(f"zfs destroy {name}: dataset does not exist")
+        self._scan = None
 
     def set_properties(self, name: str, properties: Mapping[str, str]) -> None:
         if not properties:

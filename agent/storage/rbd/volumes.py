@@ -6,7 +6,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.ports import (
+    Channel,
+    CommitOrder,
+    CopyOrder,
+    ReceiveOrder,
+    Refused,
+    SendOrder,
+    TakeOrder,
+    VolumesError,
+)
 from holdfast.agent.storage.child import move, stream
 from holdfast.agent.storage.rbd import anchor, identity, incoming, names, points
 from holdfast.agent.storage.rbd.access import Access
@@ -20,6 +29,9 @@ Seen = tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]
 
 IMPATIENT = 1.0
 """Seconds to wait for a storage that failed last time: guests on other storages wait for the same look."""
+
+
+_NOT_YET = Refused("NotOnRbd", "rollback, clone and mount of points work on ZFS only so far.")
 
 
 class RbdVolumes:
@@ -266,6 +278,26 @@ class RbdVolumes:
         return await self._cluster(pool_of(dataset)).call(
             f"set {dataset} aside", lambda p: incoming.set_aside(p, dataset, self._me, vmid, epoch)
         )
+
+    async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
+        """Refused: not there yet."""
+        raise _NOT_YET
+
+    async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
+        """Refused: not there yet."""
+        raise _NOT_YET
+
+    async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
+        """Refused: not there yet."""
+        raise _NOT_YET
+
+    async def make_copy(self, order: CopyOrder) -> None:
+        """Refused: not there yet."""
+        raise _NOT_YET
+
+    async def drop_copy(self, dataset: str) -> None:
+        """Refused: not there yet."""
+        raise _NOT_YET
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """Images have none that belong to their content."""

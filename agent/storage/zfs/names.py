@@ -9,6 +9,8 @@ HOLD = "holdfast"
 """The tag of every hold."""
 REPLICA = f"{PREFIX}replica"
 """On a replica's dataset: `VMID/SLOT`. Only if set there (source `local`) does it count."""
+COPY = f"{PREFIX}copy"
+"""On a copy of a point: its `CopyMark`."""
 EPOCH = f"{PREFIX}epoch"
 POINT = f"{PREFIX}point."
 SENT = f"{PREFIX}sent."
@@ -31,6 +33,11 @@ def aside(dataset: str, vmid: int, epoch: int, number: int) -> str:
     """Where divergent or superseded data of a guest goes (DESIGN §7)."""
     pool, _, rest = dataset.partition("/")
     return f"{pool}/holdfast/aside/{vmid}-e{epoch}-{number}-{rest.rpartition('/')[2]}"
+
+
+def is_copy(dataset: str) -> bool:
+    """Whether it lies where only copies of points are."""
+    return dataset.split("/")[1:3] == ["holdfast", "clones"]
 
 
 def check_snapshot(name: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 COLUMNS = (
     *("name", "type", "guid", "createtxg", "used", "referenced", "written", "volsize", "refquota", "userrefs"),
-    *("receive_resume_token", "encryption", "available"),
+    *("receive_resume_token", "encryption", "available", "origin"),
 )
 LIST = ("list", "-Hp", "-t", "filesystem,volume,snapshot,bookmark", "-o", ",".join(COLUMNS))
 GET = ("get", "-Hp", "-s", "local", "-t", "filesystem,volume", "-o", "name,property,value", "all")
@@ -109,6 +109,7 @@ def _volume(name: str, gathered: _Gathered, properties: Mapping[str, str]) -> Vo
         properties={k: v for k, v in properties.items() if k in CONTENT_PROPERTIES},
         snapshots=tuple(sorted(gathered.snapshots, key=lambda s: s.createtxg)),
         bookmarks=tuple(sorted(gathered.bookmarks, key=lambda b: b.createtxg)),
+        origin=None if row["origin"] in ("-", "") else row["origin"],
     )
 
 

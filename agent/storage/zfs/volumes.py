@@ -4,9 +4,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
-from holdfast.agent.ports import Channel, CommitOrder, ReceiveOrder, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.ports import (
+    Channel,
+    CommitOrder,
+    CopyOrder,
+    ReceiveOrder,
+    Refused,
+    SendOrder,
+    TakeOrder,
+    VolumesError,
+)
 from holdfast.agent.storage.child import stream
-from holdfast.agent.storage.zfs import definition, names, programs, scan, streams
+from holdfast.agent.storage.zfs import copies, definition, names, programs, scan, streams
 from holdfast.agent.storage.zfs.batch import Batch
 from holdfast.agent.storage.zfs.command import run
 from holdfast.agent.storage.zfs.programs import counted, signed
@@ -123,6 +132,31 @@ class ZfsVolumes:
         await self._create_closed(name.rpartition("/")[0])
         await run("rename", dataset, name)
         return name
+
+    async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
+        """As `copies.put_aside`, below a parent that is closed."""
+        await self._create_closed(aside.rpartition("/")[0])
+        await copies.put_aside(dataset, aside, kind)
+
+    async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
+        """As `copies.clone_back`."""
+        await copies.clone_back(snapshot, dataset, kind)
+
+    async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
+        """By a program that checks epoch and GUID."""
+        args = [names.anchor(pool, vmid), str(epoch), check_dataset(dataset), names.check_snapshot(snapshot)]
+        await self._program(pool, "promote", [*args, signed(guid)])
+
+    async def make_copy(self, order: CopyOrder) -> None:
+        """As `copies.make`, below a parent that is closed."""
+        await self._create_closed(order.dataset.rpartition("/")[0])
+        await copies.make(order)
+
+    async def drop_copy(self, dataset: str) -> None:
+        """zfs destroy: of this one, which has no snapshots, and only where copies are."""
+        if not names.is_copy(check_dataset(dataset)):
+            raise Refused("NotACopy", f"{dataset} is not a copy of a point; it is left alone.")
+        await run("destroy", dataset)
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """zfs set, all in one command."""

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from holdfast.coordinator.model.guest import Guest
-from holdfast.coordinator.model.point import PointId
+from holdfast.coordinator.model.point import Consistency, PointId
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.protection import (
     TXG_MARGIN,
@@ -263,3 +263,23 @@ def test_no_point_is_taken_while_a_storage_of_the_guest_cannot_be_looked_at() ->
     assert [(c.reason, "no mon answers" in c.message) for c in found.conditions] == [("StorageFailed", True)]
     elsewhere = replace(home.scan(), failed={"other": "no mon answers"})
     assert plan_point(protection(assignment(slots=["scsi0"])), 1, elsewhere, ["beta"], NOON, UTC).step is not None
+
+
+def test_a_guest_on_several_pools_is_paused_unless_its_policies_do_without() -> None:
+    for slots, pause, expected in (
+        (("scsi0", "scsi1"), True, False),
+        (("scsi0", "fast0"), True, True),
+        (("scsi0", "fast0"), False, False),
+    ):
+        wanted = protection(replace(assignment(slots=slots), pause=pause))
+        step = planned(Home(*slots), 0, wanted).step
+        assert step is not None
+        assert step.pause is expected
+
+
+def test_a_point_over_two_pools_is_paused_if_one_of_its_records_says_so() -> None:
+    home = Home("scsi0", "fast0")
+    taken = home.take("scsi0", "fast0").model_copy(update={"consistency": Consistency.NONE})
+    paused = taken.model_copy(update={"consistency": Consistency.PAUSED})
+    assert taken.joined(taken).consistency == Consistency.NONE
+    assert taken.joined(paused).consistency == paused.joined(taken).consistency == Consistency.PAUSED

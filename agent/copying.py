@@ -1,0 +1,69 @@
+"""Makes and destroys copies of points on this node, whether it owns the guest or holds a replica of it."""
+
+from datetime import timedelta
+
+from holdfast.agent.context import Context
+from holdfast.agent.ports import CopyOrder, Refused
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.model.request import Request
+from holdfast.coordinator.planning.copies import Copy, CopyMark, copies, dataset, folder, missing, where
+from holdfast.coordinator.planning.observed import Scan
+
+
+async def make(context: Context, ask: Request) -> str:
+    """Clone, or mount, a point. Returns what there is then. Raises Refused or VolumesError."""
+    assert ask.at is not None
+    assert ask.name is not None
+    scan = await context.scanner.look(ask.vmid, 0)
+    point = _point(context, scan, ask.vmid, PointId.parse(ask.at))
+    found = copies(scan).get((ask.vmid, ask.name))
+    if found is not None and (found.point != ask.at or (found.until is None) != (ask.seconds is None)):
+        raise Refused("NameTaken", f"guest {ask.vmid} has another copy {ask.name}, of point {found.point}.")
+    until = ask.asked + timedelta(seconds=ask.seconds) if ask.seconds is not None else None
+    context.scanner.changed(ask.vmid)
+    for slot in missing(found, point):
+        member = point.member(slot)
+        assert member is not None
+        mark = CopyMark(vmid=ask.vmid, name=ask.name, point=ask.at, disk=slot, until=until)
+        order = CopyOrder(
+            snapshot=member.full_name,
+            dataset=dataset(ask.vmid, ask.name, member.dataset),
+            kind=scan.volumes[member.dataset].kind,
+            mark=mark.model_dump_json(exclude_none=True),
+            folder=folder(ask.vmid, ask.name, slot) if until is not None else None,
+        )
+        await context.volumes.make_copy(order)
+    context.scanner.changed(ask.vmid)
+    scan = await context.scanner.look(ask.vmid, 0)
+    context.report()
+    return _described(copies(scan)[ask.vmid, ask.name], scan)
+
+
+async def destroy(context: Context, vmid: int, name: str) -> str:
+    """Destroy a copy. Returns that it has gone. Raises Refused or VolumesError, as while somebody uses it."""
+    scan = await context.scanner.look(vmid, 0)
+    found = copies(scan).get((vmid, name))
+    if found is None:
+        raise Refused("UnknownCopy", f"{context.me} has no copy {name} of guest {vmid}.")
+    context.scanner.changed(vmid)
+    for gone in found.datasets.values():
+        await context.volumes.drop_copy(gone)
+    context.scanner.changed(vmid)
+    await context.scanner.look(vmid, 0)
+    context.report()
+    return f"copy {name} of guest {vmid} is destroyed."
+
+
+def _point(context: Context, scan: Scan, vmid: int, id: PointId) -> RecoveryPoint:
+    points = {p.id: p for p in scan.complete_points(vmid)}
+    if id not in points:
+        known = ", ".join(map(str, points)) or "none"
+        raise Refused("UnknownPoint", f"{context.me} has no complete point {id} of guest {vmid} (has: {known}).")
+    return points[id]
+
+
+def _described(copy: Copy, scan: Scan) -> str:
+    places = where(copy, {name: scan.volumes[name].kind for name in copy.datasets.values()})
+    lines = ", ".join(f"{slot}: {place}" for slot, place in places.items())
+    until = f", until {copy.until:%F %T %Z}" if copy.until else ""
+    return f"point {copy.point} of guest {copy.vmid} is there as {copy.name}{until}: {lines}"

@@ -1,0 +1,159 @@
+"""Brings a guest that this node owns back to a recovery point, under the guest's lock.
+
+Guards invariants 1, 3 and 5: never while a process uses the guest's disks, and only as the owner under the epoch that
+the store and the storage know; what the guest was before is snapshotted and set aside. Each round looks at what is
+there (`planning.rollback`), so one that was interrupted goes on where it stood.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+from holdfast.agent.context import Context
+from holdfast.agent.moving import Mover
+from holdfast.agent.outcomes import Outcomes
+from holdfast.agent.ports import GuestHere, Refused
+from holdfast.agent.taking import Taker
+from holdfast.coordinator.model.answers import RollbackPreview
+from holdfast.coordinator.model.keyspace import Keyspace
+from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.model.report import RequestState
+from holdfast.coordinator.model.request import Request
+from holdfast.coordinator.planning.assignment import Protection
+from holdfast.coordinator.planning.observed import Scan, is_rbd
+from holdfast.coordinator.planning.protection import step_now
+from holdfast.coordinator.planning.rollback import Move, begun, left_alone, moves, plan_moves, would_lose
+from holdfast.coordinator.store.locks import Held
+from holdfast.coordinator.store.port import LeaseLost, Put, Store, unchanged
+from pydantic import ValidationError
+
+TOO_LATE = timedelta(minutes=10)
+"""A request that could not be begun for so long is refused: whoever made it does not expect it any more."""
+
+
+class Rollback:
+    """One request, carried out under the lock."""
+
+    def __init__(self, context: Context, store: Store, keys: Keyspace, outcomes: Outcomes, id: str, ask: Request):
+        assert ask.at is not None
+        self._context = context
+        self._store = store
+        self._keys = keys
+        self._outcomes = outcomes
+        self._id = id
+        self._ask = ask
+        self._vmid = ask.vmid
+        self._to = PointId.parse(ask.at)
+
+    async def run(self, held: Held) -> str:
+        """Returns what was done. Raises Refused (nothing was changed, or another owner), VolumesError, StoreError."""
+        owner = await self._begin(held)
+        protection = self._context.view.protection(self._vmid)
+        if protection is None:
+            raise Refused("UnknownGuest", f"guest {self._vmid} is not known any more.")
+        scan = await self._context.scanner.look(self._vmid, 0)
+        point = self._point(scan, owner)
+        wanted = moves(point, self._vmid, owner.epoch, self._id)
+        begun_before = begun(wanted, scan)
+        if not begun_before and self._context.host.now() - self._ask.asked > TOO_LATE:
+            raise Refused(
+                "TooLate", f"it was asked for at {self._ask.asked:%F %T %Z}. Ask again, if it is still to be."
+            )
+        if begun_before and plan_moves([m for m in wanted if m.aside in scan.volumes], scan) == []:
+            return self._done(point, [m for m in wanted if m.aside in scan.volumes])
+        await self._check_unused(protection, point)
+        if begun_before:
+            same = left_alone(wanted, scan)
+        else:
+            same = await self._keep_before(protection, owner, scan, point)
+            await self._outcomes.begin(self._id, self._ask)
+        wanted = [move for move in wanted if move.dataset not in same]
+        await _Mover(self._context, self._vmid, owner, held).move(wanted)
+        return self._done(point, wanted)
+
+    def _done(self, point: RecoveryPoint, moved: Sequence[Move]) -> str:
+        aside = ", ".join(move.aside for move in moved) or "nothing: nothing had been written since"
+        return f"guest {self._vmid} is as it was at point {self._to} of {point.instant:%F %T %Z}. Set aside: {aside}."
+
+    async def _begin(self, held: Held) -> Owner:
+        """That we own the guest, in the store's own words, and that we begin: in one transaction with the lock."""
+        key = self._keys.owner(self._vmid)
+        item = await self._store.get(key)
+        try:
+            owner = Owner.model_validate_json(item.value) if item else None
+        except ValidationError:
+            owner = None
+        if item is None or owner is None or owner.node != self._context.me:
+            raise Refused("NotOwner", f"{self._context.me} does not own guest {self._vmid}; ask its owner.")
+        said = self._outcomes.say(self._id, RequestState.RUNNING, f"bringing guest {self._vmid} back to {self._to}")
+        put = Put(self._keys.request_report(self._context.me, self._id), said.to_json())
+        done = await held.transact([unchanged(key, item.mod_revision)], [put])
+        if not done.succeeded:
+            raise Refused("NotOwner", f"the owner of guest {self._vmid} changed at that moment. Ask again.")
+        return owner
+
+    def _point(self, scan: Scan, owner: Owner) -> RecoveryPoint:
+        marked = scan.epoch_of(self._vmid)
+        if marked > owner.epoch:
+            raise Refused("EpochRefused", f"the storage is marked with epoch {marked}: another node owned the guest.")
+        point = scan.recorded_points(self._vmid).get(self._to)
+        if point is None:
+            known = ", ".join(str(p.id) for p in scan.complete_points(self._vmid)) or "none"
+            raise Refused("UnknownPoint", f"{self._context.me} has no point {self._to} of it (has: {known}).")
+        if any(is_rbd(m.dataset) for m in point.members):
+            raise Refused("NotOnRbd", "going back works for guests whose disks all lie on ZFS only so far.")
+        return point
+
+    async def _check_unused(self, protection: Protection, point: RecoveryPoint) -> None:
+        datasets = tuple(m.dataset for m in point.members)
+        users = await self._context.host.users(GuestHere(self._vmid, protection.guest.type, datasets))
+        if users:
+            raise Refused("GuestRuns", f"its disks are in use by {', '.join(users[:5])}. Shut the guest down first.")
+
+    async def _keep_before(self, protection: Protection, owner: Owner, scan: Scan, point: RecoveryPoint) -> set[str]:
+        """Snapshot what the guest is now, all disks at one instant. Returns the datasets that are as at the point."""
+        if {m.dataset for m in point.members} != {d.dataset for d in protection.disks}:
+            raise Refused(
+                "OtherDisks",
+                f"at point {self._to} it had other disks than now. Give it the same disks (qm set, pct set), or look at"
+                " a copy of the point instead: holdfast snapshot clone.",
+            )
+        known = [id for anchor in scan.anchors_of(self._vmid) for id in anchor.sent.values()]
+        step = step_now(protection, owner.epoch, scan, self._context.host.now(), known)
+        scan = await Taker(self._context, self._vmid, owner.epoch).take(step, protection, scan)
+        before = {m.dataset: m.guid for m in scan.recorded_points(self._vmid)[step.point].members}
+        return {m.dataset for m in point.members if before.get(m.dataset) == m.guid}
+
+
+class _Mover(Mover):
+    """Only as long as the guest is ours, and its lock."""
+
+    def __init__(self, context: Context, vmid: int, owner: Owner, held: Held) -> None:
+        super().__init__(context.volumes, context.scanner, vmid, owner.epoch)
+        self._view = context.view
+        self._owner = owner
+        self._held = held
+
+    def check(self) -> None:
+        """Before each step. Refused or LeaseLost."""
+        if self._view.owner(self._vmid) != self._owner:
+            raise Refused("NotOwner", f"guest {self._vmid} has another owner since; what is aside stays there.")
+        if not self._held.valid():
+            raise LeaseLost(f"the lock of guest {self._vmid} is not held any more")
+
+
+async def preview(context: Context, guests: Collection[int], vmid: int, to: PointId) -> RollbackPreview:
+    """What a rollback would set aside, or why it would be refused. Raises VolumesError."""
+    protection = context.view.protection(vmid)
+    if vmid not in guests or protection is None:
+        return RollbackPreview(refused=f"{context.me} does not own guest {vmid}")
+    scan = await context.scanner.look(vmid, 0)
+    points = {p.id: p for p in scan.complete_points(vmid)}
+    if to not in points:
+        known = ", ".join(map(str, points)) or "none"
+        return RollbackPreview(refused=f"{context.me} has no complete point {to} of guest {vmid} (has: {known})")
+    datasets = tuple(m.dataset for m in points[to].members)
+    users = await context.host.users(GuestHere(vmid, protection.guest.type, datasets))
+    if users:
+        return RollbackPreview(refused=f"guest {vmid} runs: {', '.join(users[:5])} use its disks. Shut it down first")
+    return RollbackPreview(loses=tuple(would_lose(points[to], scan, vmid)))
