@@ -144,8 +144,8 @@ class _Mover(Mover):
 
 async def preview(context: Context, guests: Collection[int], vmid: int, to: PointId) -> RollbackPreview:
     """What a rollback would set aside, or why it would be refused. Raises VolumesError."""
-    protection = context.view.protection(vmid)
-    if vmid not in guests or protection is None:
+    protection = context.view.protection(vmid) if vmid in guests else None
+    if protection is None:
         return RollbackPreview(refused=f"{context.me} does not own guest {vmid}")
     scan = await context.scanner.look(vmid, 0)
     points = {p.id: p for p in scan.complete_points(vmid)}

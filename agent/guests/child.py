@@ -87,7 +87,10 @@ def thaw(order: dict[str, Any]) -> None:
 
 def users(order: dict[str, Any]) -> None:
     """Who uses the disks."""
-    say(users=[usage.name(pid) for pid in usage.users(order["datasets"])])
+    try:
+        say(users=[usage.name(pid) for pid in usage.users(order["datasets"])])
+    except PermissionError as error:
+        say(refused=f"{error} (the agent's unit needs CAP_SYS_PTRACE)")
 
 
 def main() -> None:

@@ -118,8 +118,9 @@ class Pauser:
     async def users(self, guest: GuestHere) -> tuple[str, ...]:
         """The processes that use the guest's disks, by name and id. VolumesError if that cannot be told."""
         said = await _ask("users", self._order(guest))
-        if said is None:
-            raise VolumesError(f"who uses the disks of guest {guest.vmid} could not be told: is a mount of it stuck?")
+        if said is None or "users" not in said:
+            why = said["refused"] if said else "is a mount of it stuck?"
+            raise VolumesError(f"who uses the disks of guest {guest.vmid} could not be told: {why}")
         return tuple(said["users"])
 
     async def _thaw(self, order: Order) -> None:

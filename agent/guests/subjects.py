@@ -135,7 +135,10 @@ class Off:
             raise CannotPause(f"there is no {path}, yet {used}")
 
     def _used(self) -> str | None:
-        found = usage.users(self._datasets)
+        try:
+            found = usage.users(self._datasets)
+        except PermissionError as error:
+            return f"who uses its disks could not be told: {error}"
         return f"its disks are used by {', '.join(map(usage.name, found[:5]))}" if found else None
 
     def pause(self, deadline: float) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def users(datasets: Collection[str]) -> list[int]:
-    """Processes of this machine that have one of these zvols open, or stand on one of these file systems."""
+    """Processes of this machine that have one of these zvols open, or stand on one of these file systems.
+
+    PermissionError where this process may not look at every other one: then nothing can be told.
+    """
     devices, mounts = _devices(datasets), _mounted(datasets)
     if not devices and not mounts:
         return []
@@ -56,7 +59,9 @@ def _uses(pid: int, devices: set[int], mounts: set[int]) -> bool:
     for path in _references(pid):
         try:
             found = os.stat(path)
-        except OSError:
+        except PermissionError:
+            raise
+        except OSError:  # a kernel thread's, or it has just been closed
             continue
         if found.st_dev in mounts or (stat.S_ISBLK(found.st_mode) and found.st_rdev in devices):
             return True
@@ -68,6 +73,8 @@ def _references(pid: int) -> Iterator[str]:
     yield f"/proc/{pid}/cwd"
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        raise
     except OSError:  # it has ended
         return
     for descriptor in descriptors:

@@ -12,6 +12,9 @@ from holdfast.coordinator.model.answers import RollbackPreview
 from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.store.port import Store
 
+_PATIENCE = 60.0
+"""Seconds for the agent to look at its storage."""
+
 
 @click.command()
 @click.argument("vmid", type=int)
@@ -30,7 +33,7 @@ def rollback(connection: Connection, vmid: int, point: PointId, yes: bool, patie
         owner = owner_of(state, vmid)
         nodes = {name: node for name, node in state.desired.nodes.items() if name == owner}
         path = f"/v1/rollback?vmid={vmid}&epoch={point.epoch}&sequence={point.sequence}"
-        answers = await ask(nodes, path, RollbackPreview, connection.agents)
+        answers = await ask(nodes, path, RollbackPreview, connection.agents, _PATIENCE)
         if owner not in answers.given:
             why = answers.silent.get(owner, "there is no such node in desired state")
             raise Failed(

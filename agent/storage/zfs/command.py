@@ -10,10 +10,18 @@ TIMEOUT = 120.0
 """Seconds after which a command that only changes or lists metadata is given up: its pool is probably suspended."""
 
 
-async def run(*args: str, stdin: bytes | None = None) -> bytes:
-    """Run `zfs ARGS` and return what it printed. Raises VolumesError with its words if it fails or hangs."""
+# systemd gives the agent a mount namespace of its own, in which nobody would see what is mounted; and the host would go
+# on seeing what is not any more.
+_SEEN_BY_THE_HOST = ("nsenter", "--mount=/proc/1/ns/mnt", "--")
+
+
+async def run(*args: str, stdin: bytes | None = None, mounts: bool = False) -> bytes:
+    """Run `zfs ARGS` and return what it printed. Raises VolumesError with its words if it fails or hangs.
+
+    `mounts`: it mounts or unmounts file systems, which the host is to see.
+    """
     source = asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE
-    process = await start(*args, stdin=source, stdout=asyncio.subprocess.PIPE)
+    process = await start(*args, stdin=source, stdout=asyncio.subprocess.PIPE, mounts=mounts)
     try:
         async with asyncio.timeout(TIMEOUT):
             out, err = await process.communicate(stdin)
@@ -28,6 +36,7 @@ async def run(*args: str, stdin: bytes | None = None) -> bytes:
     return out
 
 
-async def start(*args: str, stdin: int, stdout: int) -> asyncio.subprocess.Process:
+async def start(*args: str, stdin: int, stdout: int, mounts: bool = False) -> asyncio.subprocess.Process:
     """Start `zfs ARGS`; the caller reaps it."""
-    return await child.start(("zfs", *args), stdin=stdin, stdout=stdout)
+    where = _SEEN_BY_THE_HOST if mounts else ()
+    return await child.start((*where, "zfs", *args), stdin=stdin, stdout=stdout)

@@ -27,7 +27,7 @@ async def put_aside(dataset: str, aside: str, kind: str) -> None:
     listed = await run("get", "-Hp", "-s", "local", "-o", "property,value", "all", check_dataset(dataset))
     was = dict(line.split("\t", 1) for line in listed.decode().splitlines())
     await run("set", f"{_WAS}={orjson.dumps(was).decode()}", dataset)
-    await run("rename", dataset, check_dataset(aside))
+    await run("rename", dataset, check_dataset(aside), mounts=True)
     await close(aside, kind)
 
 
@@ -45,7 +45,9 @@ async def clone_back(snapshot: str, dataset: str, kind: str) -> None:
     was: dict[str, str] = orjson.loads(noted) if noted else {}
     reserved = was.pop("refreservation", "none") not in ("none", "0")
     options = [f"{k}={v}" for k, v in was.items() if k not in _OF_THE_SNAPSHOT and k != _WAS]
-    await run("clone", *(arg for option in options for arg in ("-o", option)), snapshot, check_dataset(dataset))
+    await run(
+        "clone", *(arg for option in options for arg in ("-o", option)), snapshot, check_dataset(dataset), mounts=True
+    )
     if reserved:
         try:
             await run("set", "refreservation=auto", dataset)
@@ -65,4 +67,4 @@ async def make(order: CopyOrder) -> None:
     options = [arg for key, value in properties.items() for arg in ("-o", f"{key}={value}")]
     await run("clone", *options, names.check_snapshot(order.snapshot), check_dataset(order.dataset))
     if order.folder and order.kind == "filesystem":
-        await run("mount", order.dataset)
+        await run("mount", order.dataset, mounts=True)

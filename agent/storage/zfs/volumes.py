@@ -156,7 +156,7 @@ class ZfsVolumes:
         """zfs destroy: of this one, which has no snapshots, and only where copies are."""
         if not names.is_copy(check_dataset(dataset)):
             raise Refused("NotACopy", f"{dataset} is not a copy of a point; it is left alone.")
-        await run("destroy", dataset)
+        await run("destroy", dataset, mounts=True)
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """zfs set, all in one command."""
