@@ -25,5 +25,4 @@ def configure(*, verbose: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr)
         if terminal
         else structlog.BytesLoggerFactory(sys.stderr.buffer),
-        cache_logger_on_first_use=True,
     )

@@ -68,6 +68,11 @@ class Volume:
     """GUID of the snapshot from which it was bringing it; None: in full."""
 
     @property
+    def half_received(self) -> bool:
+        """Whether it was made by a first stream that is not whole yet; it may not bear its mark yet."""
+        return self.resume_token is not None and not self.snapshots
+
+    @property
     def newest(self) -> Snapshot | None:
         """The newest snapshot."""
         return self.snapshots[-1] if self.snapshots else None

@@ -141,7 +141,8 @@ def closed_disks(disks: Collection[DiskMap], scan: Scan) -> list[DiskMap]:
     Until then it takes, brings and lets go of nothing. Which point will be promoted is not known, and another node may
     have a newer one.
     """
-    return [d for d in disks if (volume := scan.volumes.get(d.dataset)) and "replica" in volume.marks]
+    found = [(d, volume) for d in disks if (volume := scan.volumes.get(d.dataset))]
+    return [d for d, volume in found if "replica" in volume.marks or volume.half_received]
 
 
 def _not_promoted(vmid: int, disks: list[DiskMap]) -> Condition:

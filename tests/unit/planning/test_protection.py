@@ -263,3 +263,12 @@ def test_no_point_is_taken_while_a_storage_of_the_guest_cannot_be_looked_at() ->
     assert [(c.reason, "no mon answers" in c.message) for c in found.conditions] == [("StorageFailed", True)]
     elsewhere = replace(home.scan(), failed={"other": "no mon answers"})
     assert plan_point(protection(assignment(slots=["scsi0"])), 1, elsewhere, ["beta"], NOON, UTC).step is not None
+
+
+def test_what_is_half_received_is_no_disk_to_take_a_point_of_though_it_bears_no_mark_yet() -> None:
+    """Its node became the owner in the midst of a first stream; zfs recv marks a dataset later than it makes it."""
+    home = Home()
+    home.change("scsi0", resume_token="1-abc")
+    plan = plan_point(protection(), 2, home.scan(), ["beta"], NOON, UTC)
+    assert plan.step is None
+    assert [c.reason for c in plan.conditions] == ["NotPromoted"]
