@@ -1,4 +1,4 @@
-"""`snapshot list`, `create` and `delete`: the points that snapshot policies and people had taken, and snapshots that others made."""
+"""`snapshot list`, `create`, `delete`: points that policies and people had taken, and snapshots that others made."""
 
 import getpass
 import secrets

@@ -70,6 +70,11 @@ class Volume:
     """`dataset@snapshot` that it is a clone of."""
 
     @property
+    def half_received(self) -> bool:
+        """Whether it was made by a first stream that is not whole yet; it may not bear its mark yet."""
+        return self.resume_token is not None and not self.snapshots
+
+    @property
     def newest(self) -> Snapshot | None:
         """The newest snapshot."""
         return self.snapshots[-1] if self.snapshots else None

@@ -221,7 +221,7 @@ def closed_disks(disks: Collection[AnyDisk], scan: Scan) -> list[AnyDisk]:
     have a newer one. The same for disks that are being rolled back: clones that have no history yet.
     """
     found = [(d, volume) for d in disks if (volume := scan.volumes.get(d.dataset))]
-    return [d for d, volume in found if "replica" in volume.marks or _rolled_back(volume)]
+    return [d for d, v in found if "replica" in v.marks or v.half_received or _rolled_back(v)]
 
 
 def _rolled_back(volume: Volume) -> bool:

@@ -85,7 +85,7 @@ class _Modelled:
     def snapshot(self, name: str) -> None:
         dataset, _, short = name.partition("@")
         there = self._storage.datasets.get(dataset)
-        if there is None or short in there.snaps:
+        if there is None or short in there.snaps or there.inconsistent:
             raise VolumesError(name)
         self._storage.snapshot_foreign(dataset, short)
 

@@ -104,6 +104,11 @@ class Dataset:
     """What a scan shows, until something changes."""
 
     @property
+    def inconsistent(self) -> bool:
+        """Made by a first stream that is not whole yet: zfs takes no snapshot of it (EBUSY)."""
+        return self.partial is not None and not self.snaps
+
+    @property
     def newest(self) -> Snap | None:
         return next(reversed(self.snaps.values()), None)
 

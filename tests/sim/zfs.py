@@ -112,7 +112,7 @@ class Storage:
     def snapshot_foreign(self, name: str, short: str) -> None:
         """`zfs snapshot` by somebody else."""
         dataset = self.datasets.get(name)
-        if dataset is not None and short not in dataset.snaps:
+        if dataset is not None and short not in dataset.snaps and not dataset.inconsistent:
             self.sync()
             dataset.snaps[short] = Snap(short, self.new_guid(), self.txg, dataset.image, foreign=True)
             self.touch(dataset)
@@ -188,6 +188,8 @@ class Storage:
             if dataset is None or short in dataset.snaps:
                 errno = EXISTS if dataset else MISSING
                 raise VolumesError(f"SnapshotFailed: {member.dataset}@{short} {errno}")
+            if dataset.inconsistent:
+                raise VolumesError(f"SnapshotFailed: {member.dataset}@{short} {BUSY}")
         members = []
         for member in order.point.members:
             dataset = self.datasets[member.dataset]

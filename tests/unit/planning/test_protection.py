@@ -283,3 +283,12 @@ def test_a_point_over_two_pools_is_paused_if_one_of_its_records_says_so() -> Non
     paused = taken.model_copy(update={"consistency": Consistency.PAUSED})
     assert taken.joined(taken).consistency == Consistency.NONE
     assert taken.joined(paused).consistency == paused.joined(taken).consistency == Consistency.PAUSED
+
+
+def test_what_is_half_received_is_no_disk_to_take_a_point_of_though_it_bears_no_mark_yet() -> None:
+    """Its node became the owner in the midst of a first stream; zfs recv marks a dataset later than it makes it."""
+    home = Home()
+    home.change("scsi0", resume_token="1-abc")
+    plan = plan_point(protection(), 2, home.scan(), ["beta"], NOON, UTC)
+    assert plan.step is None
+    assert [c.reason for c in plan.conditions] == ["NotPromoted"]
