@@ -388,7 +388,7 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
 def _set_aside(vmid: int, scan: Scan) -> set[int]:
     """GUIDs of the snapshots that went aside when the guest was rolled back: its replicas go back as well."""
     asides = [v for v in scan.volumes.values() if re.match(rf"[^/]+/holdfast/aside/{vmid}-e", v.dataset)]
-    return {s.guid for v in asides for s in v.snapshots if s.point is not None}
+    return {s.guid for v in asides for s in (*v.snapshots, *v.bookmarks) if PointId.of_snapshot(s.name)}
 
 
 def _bring(
@@ -429,7 +429,7 @@ def _bring(
             return _modified(assignment, there)
         return [*steps, send(base)]
     common = [guid for guid in there.guids if volume.snapshot(guid)]
-    if common and all(guid in diverged for guid in there.guids[there.guids.index(common[-1]) + 1 :]):
+    if common and there.guids[-1] in diverged:  # so what it has in between is of what went aside, too
         goes_back = ReturnTo(assignment.vmid, assignment.node, disk, common[-1])
         return [*steps, goes_back, send(_base_name(volume, common[-1]))]
     if any(_base_name(volume, guid) for guid in there.guids):

@@ -144,6 +144,20 @@ def test_a_replica_that_is_ahead_goes_back_and_is_gone_on_with(home: Home) -> No
     assert [s.base for s in sends] == [f"@{m.snapshot}" for m in first.members]
 
 
+def test_a_replica_goes_back_though_it_keeps_points_that_the_owner_had_let_go_of(home: Home) -> None:
+    """Its rules keep more; its newest snapshot is one that went aside, so what is in between is of that history."""
+    home.take()
+    points = home.scan().complete_points(VMID)
+    for slot in ("scsi0", "scsi1"):
+        left = [s for s in home.volumes[dataset(slot)].snapshots if s.guid != points[1].member(slot).guid]  # type: ignore[union-attr]
+        home.change(slot, snapshots=tuple(left))
+    home.volumes = dict(_rolled_back(home).volumes)
+    home.write("scsi0", "scsi1")
+    home.take("scsi0", "scsi1")
+    plan = plan_target(assignment(), 1, home.scan(), holding(*points))
+    assert [type(s) for s in plan.steps[:-1]] == [ReturnTo, SendDisk] * 2
+
+
 def test_a_replica_without_the_point_is_set_aside_and_one_with_a_foreign_snapshot_is_left_alone(home: Home) -> None:
     first, second = home.scan().complete_points(VMID)
     home.volumes = dict(_rolled_back(home).volumes)
