@@ -213,7 +213,7 @@ class TargetWorker:
         for anchor in scan.anchors_of(self._vmid):
             if anchor.sent.get(self.target) == last.id or self._marked.get(anchor.pool) == last.id:
                 continue
-            bookmarks = bookmarks_to_make(self._vmid, anchor.pool, scan, here)
+            bookmarks = bookmarks_to_make(self._vmid, anchor.pool, scan, here, anchor.sent.get(self.target))
             await self._context.volumes.record_sent(
                 anchor.pool, self._vmid, self._owner.epoch, self.target, last.id, bookmarks
             )

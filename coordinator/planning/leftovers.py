@@ -84,13 +84,17 @@ def _disks(point: RecoveryPoint) -> frozenset[tuple[str, str]]:
     return frozenset((m.disk, m.dataset) for m in point.members)
 
 
-def bookmarks_to_make(vmid: int, pool: str, scan: Scan, committed: RecoveryPoint) -> list[tuple[str, str]]:
+def bookmarks_to_make(
+    vmid: int, pool: str, scan: Scan, committed: RecoveryPoint, before: PointId | None
+) -> list[tuple[str, str]]:
     """(snapshot, bookmark) on a pool that are to outlive the snapshots of a point which a target has committed.
 
-    Its members, and what there is of disks that it lacks: the target may have received that before they went.
+    Its members, and what there is of disks that it lacks: the target may have received that before they went, but since
+    `before`, the point that it is marked to have; what it had then has its bookmarks.
     """
     has = {m.dataset for m in committed.members}
-    earlier = [p for p in scan.recorded_points(vmid).values() if p.id < committed.id]
+    since = before or PointId(0, 0)
+    earlier = [p for p in scan.recorded_points(vmid).values() if since <= p.id < committed.id]
     left_out = [m for p in earlier for m in p.members if m.dataset not in has]
     return [
         (m.full_name, f"{m.dataset}#{m.snapshot}")

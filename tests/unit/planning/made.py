@@ -132,7 +132,7 @@ class Home:
         """As the channel program marks it."""
         committed = self.scan().recorded_points(VMID)[point]
         for key, anchor in self.anchors.items():
-            for names in bookmarks_to_make(VMID, anchor.pool, self.scan(), committed):
+            for names in bookmarks_to_make(VMID, anchor.pool, self.scan(), committed, anchor.sent.get(target)):
                 self.bookmark(*names)
             self.anchors[key] = replace(anchor, sent={**anchor.sent, target: point})
 

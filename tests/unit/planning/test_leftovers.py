@@ -304,3 +304,13 @@ def test_a_point_that_was_begun_stays_though_disks_of_it_and_of_the_one_before_h
         home.take(*slots)
     doomed = {d.snapshot for d in plan_cleanup(VMID, home.scan(), ["beta"]).destroy}
     assert not {f"{dataset('scsi0')}@holdfast-1-{n}" for n in (1, 2, 3)} & doomed
+
+
+def test_a_disk_that_was_pulled_out_leaves_bookmarks_of_what_a_target_may_have_not_of_all_that_rules_keep() -> None:
+    home = history(4)
+    home.sent("beta", PointId(1, 3))
+    home.write("scsi0")
+    home.take("scsi0")
+    home.sent("beta", PointId(1, 5))
+    names = [b.name for b in home.volumes[dataset("scsi1")].bookmarks]
+    assert names == ["holdfast-1-3", "holdfast-1-4"]
