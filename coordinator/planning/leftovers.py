@@ -113,12 +113,19 @@ def sent_marks(vmid: int, scan: Scan) -> dict[str, PointId]:
 def kept_here(vmid: int, scan: Scan, rules: Rules) -> dict[PointId, tuple[str, ...]]:
     """Points that stay besides, each with why, also those of which a disk has gone, for what is left of them."""
     points = [p for p in scan.recorded_points(vmid).values() if scan.guids(p)]
-    by_rule, with_copies = kept(points, rules), copied(points, scan)
-    return {
-        p.id: (*by_rule.get(p.id, ()), *(["a copy"] if p.id in with_copies else []))
-        for p in points
-        if p.id in by_rule or p.id in with_copies
-    }
+    found = {id: [*why] for id, why in kept(points, rules).items()}
+    for id in copied(points, scan):
+        found.setdefault(id, []).append("a copy")
+    for id in _to_go_back_to(vmid, points, scan):
+        found.setdefault(id, []).append("a replica may go back to it")
+    return {id: tuple(why) for id, why in found.items()}
+
+
+def _to_go_back_to(vmid: int, points: Collection[RecoveryPoint], scan: Scan) -> set[PointId]:
+    """After a rollback, points that targets may have in common with us: each has a later one, which went aside here."""
+    here = {p.id for p in scan.complete_points(vmid)}
+    later = [id for id in sent_marks(vmid, scan).values() if id not in here] if scan.asides(vmid) else []
+    return {p.id for p in points if later and p.id < max(later)}
 
 
 def copied(points: Collection[RecoveryPoint], scan: Scan) -> set[PointId]:

@@ -142,6 +142,11 @@ class Scan:
         """The guest's anchors on all pools."""
         return sorted((a for a in self.anchors.values() if a.vmid == vmid), key=lambda a: a.pool)
 
+    def asides(self, vmid: int) -> list[Volume]:
+        """What was set aside of a guest here."""
+        prefix = f"holdfast/aside/{vmid}-e"
+        return [v for v in self.volumes.values() if v.dataset.partition("/")[2].startswith(prefix)]
+
     def origins(self) -> dict[str, list[str]]:
         """`dataset@snapshot` → the datasets that are clones of it, and need it."""
         found: dict[str, list[str]] = {}

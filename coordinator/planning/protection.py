@@ -4,7 +4,6 @@ Guards invariant 4, always incremental: the last point that a target committed, 
 stay on the owner until the target has committed a later one. What may be let go is computed in `leftovers`.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
@@ -387,8 +386,7 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
 
 def _set_aside(vmid: int, scan: Scan) -> set[int]:
     """GUIDs of the snapshots that went aside when the guest was rolled back: its replicas go back as well."""
-    asides = [v for v in scan.volumes.values() if re.match(rf"[^/]+/holdfast/aside/{vmid}-e", v.dataset)]
-    return {s.guid for v in asides for s in (*v.snapshots, *v.bookmarks) if PointId.of_snapshot(s.name)}
+    return {s.guid for v in scan.asides(vmid) for s in (*v.snapshots, *v.bookmarks) if PointId.of_snapshot(s.name)}
 
 
 def _bring(

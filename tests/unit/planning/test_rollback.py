@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from holdfast.coordinator.model.point import PointId
+from holdfast.coordinator.planning.leftovers import plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, Volume
 from holdfast.coordinator.planning.protection import plan_target
 from holdfast.coordinator.planning.rollback import (
@@ -123,9 +125,9 @@ def test_what_would_be_lost_is_told(home: Home) -> None:
     assert "with the snapshots by-hand" in said
 
 
-def _rolled_back(home: Home) -> Scan:
+def _rolled_back(home: Home, to: int = 0) -> Scan:
     scan = home.scan()
-    wanted = moves(scan.complete_points(VMID)[0], VMID, 1, REQUEST)
+    wanted = moves(scan.complete_points(VMID)[to], VMID, 1, REQUEST)
     for step in planned(wanted, scan):
         scan = carried_out(scan, step)
     return scan
@@ -156,6 +158,20 @@ def test_a_replica_goes_back_though_it_keeps_points_that_the_owner_had_let_go_of
     home.take("scsi0", "scsi1")
     plan = plan_target(assignment(), 1, home.scan(), holding(*points))
     assert [type(s) for s in plan.steps[:-1]] == [ReturnTo, SendDisk] * 2
+
+
+def test_what_a_replica_may_go_back_to_stays_until_it_has_gone_on(home: Home) -> None:
+    """Of the points that went before, it may have any; its own newest went aside with the rollback."""
+    home.take()
+    home.sent("beta", PointId(1, 3))
+    home.volumes = dict(_rolled_back(home, 1).volumes)
+    for _ in range(2):
+        home.write("scsi0", "scsi1")
+        home.take("scsi0", "scsi1")
+    forgotten = [id for id in plan_cleanup(VMID, home.scan(), ["beta"]).forget if id < PointId(1, 3)]
+    assert forgotten == []
+    home.sent("beta", PointId(1, 5))
+    assert PointId(1, 1) in plan_cleanup(VMID, home.scan(), ["beta"]).forget
 
 
 def test_a_replica_without_the_point_is_set_aside_and_one_with_a_foreign_snapshot_is_left_alone(home: Home) -> None:
