@@ -6,6 +6,7 @@ from datetime import datetime
 
 import structlog
 from holdfast.agent.api import Api
+from holdfast.agent.collector import Collector
 from holdfast.agent.config import AgentSettings
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
@@ -86,6 +87,7 @@ class Agent:
         outcomes = Outcomes(host, self._reporter.changed)
         self._reporter.requests = lambda: outcomes.known
         self._requests = Requests(self._context, store, keys, outcomes, self.guests)
+        self._collector = Collector(self._context)
         self.api = Api(self._context, self.guests, credentials, self._staleness, self._conditions)
 
     def storages(self) -> Mapping[str, Storage]:
@@ -123,6 +125,7 @@ class Agent:
             log.info("ready", node=settings.node, guests=len(self._view.owned()))
             group.create_task(self._reporter.run())
             group.create_task(self._requests.run())
+            group.create_task(self._collector.run())
             group.create_task(self._keep_last_good())
             await self._supervise(group)
 

@@ -7,11 +7,13 @@ root's alone. `PATHS` is what `GET /openapi.json` describes.
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 from aiohttp import web
+from holdfast.agent.collector import found_here
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
 from holdfast.agent.openapi import Described, document
@@ -27,6 +29,8 @@ from holdfast.coordinator.model.answers import (
     GuestPlan,
     GuestSnapshots,
     Health,
+    Leftover,
+    Leftovers,
     Plan,
     Progress,
     Reach,
@@ -57,6 +61,7 @@ PATHS = (
     ),
     Described("/v1/progress", "The streams that this node is sending.", Progress),
     Described("/v1/snapshots", "Snapshots of its guests' volumes that others made.", Snapshots, query=("vmid",)),
+    Described("/v1/leftovers", "What lies here and is of no use to anybody any more.", Leftovers),
     Described(
         "/v1/rollback",
         "What a guest that it owns would lose by going back to a point.",
@@ -95,6 +100,7 @@ class Api:
             "/v1/reach": self._reach,
             "/v1/progress": self._progress,
             "/v1/snapshots": self._snapshots,
+            "/v1/leftovers": self._leftovers,
             "/v1/plan": self._plan,
             "/v1/rollback": self._rollback,
         }
@@ -182,6 +188,13 @@ class Api:
         except VolumesError as error:
             raise web.HTTPServiceUnavailable(text=str(error)) from None
         return _answer(Snapshots(guests=tuple(found)))
+
+    async def _leftovers(self, _: web.Request) -> web.Response:
+        try:
+            found = await found_here(self._context, RECENT_ENOUGH)
+        except VolumesError as error:
+            raise web.HTTPServiceUnavailable(text=str(error)) from None
+        return _answer(Leftovers(found=tuple(Leftover(**asdict(each)) for each in found)))
 
     def _chosen(self, request: web.Request) -> dict[int, GuestWorker]:
         asked = request.query.get("vmid")

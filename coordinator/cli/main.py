@@ -17,6 +17,7 @@ from holdfast.coordinator.cli.connection import Connection
 from holdfast.coordinator.cli.explain import explain
 from holdfast.coordinator.cli.guest import guest
 from holdfast.coordinator.cli.importing import import_
+from holdfast.coordinator.cli.leftovers import leftovers
 from holdfast.coordinator.cli.plan import plan
 from holdfast.coordinator.cli.points import points
 from holdfast.coordinator.cli.pvesr import pvesr
@@ -106,7 +107,7 @@ def completion(shell: str) -> None:
     click.echo(made(cli, {}, "holdfast", "_HOLDFAST_COMPLETE").source())
 
 
-_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, snapshot, import_)
+_STEERING = (apply, get, delete, diff, schema, status, plan, explain, points, replicate, snapshot, leftovers, import_)
 _OFFLINE = (storage, volume, guest, calendar, retention, bwlimit, pvesr)
 """They read Proxmox's files and answer without etcd."""
 

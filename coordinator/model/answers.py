@@ -73,6 +73,25 @@ class Snapshots(Answer):
     guests: tuple[GuestSnapshots, ...] = ()
 
 
+class Leftover(Answer):
+    """Something that is of no use to anybody any more."""
+
+    kind: str
+    name: str
+    vmid: int
+    used: int
+    """Bytes that go with it."""
+    proof: str
+    remove: str
+    """The command that removes it; empty: the agent does."""
+
+
+class Leftovers(Answer):
+    """`GET /v1/leftovers`"""
+
+    found: tuple[Leftover, ...] = ()
+
+
 class RollbackPreview(Answer):
     """`GET /v1/rollback`"""
 

@@ -386,7 +386,12 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
 
 def _set_aside(vmid: int, scan: Scan) -> set[int]:
     """GUIDs of the snapshots that went aside when the guest was rolled back: its replicas go back as well."""
-    return {s.guid for v in scan.asides(vmid) for s in (*v.snapshots, *v.bookmarks) if PointId.of_snapshot(s.name)}
+    asides = scan.asides(vmid)
+    there: list[Snapshot | Bookmark] = [
+        *(s for v in asides for s in v.snapshots),
+        *(b for v in asides for b in v.bookmarks),
+    ]
+    return {each.guid for each in there if PointId.of_snapshot(each.name)}
 
 
 def _bring(

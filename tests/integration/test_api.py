@@ -23,6 +23,7 @@ from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.model.answers import Health, Plan, Progress, Reach
 from holdfast.coordinator.model.node import Node
+from holdfast.coordinator.planning.observed import Scan
 from integration.certificates import Certificates
 from integration.test_tcp import HOST, free_port
 from integration.test_tls import serving
@@ -50,8 +51,10 @@ async def running(
     host = SimpleNamespace(now=lambda: datetime.now(UTC), monotonic=lambda: 10.0)
     sender = Sender(Any, TlsWire(credentials) if credentials else TcpWire(), Any)  # type: ignore[arg-type]
     sender.transfers = [transfer]  # type: ignore[assignment]
-    view = SimpleNamespace(desired=SimpleNamespace(nodes=dict(nodes or {})), generation=1)
-    context: Any = SimpleNamespace(me=name, host=host, sender=sender, view=view)
+    desired = SimpleNamespace(nodes=dict(nodes or {}), guests={})
+    view = SimpleNamespace(desired=desired, generation=1, owned=dict)
+    scanner = SimpleNamespace(look=_nothing)
+    context: Any = SimpleNamespace(me=name, host=host, sender=sender, view=view, scanner=scanner)
     api = Api(context, {}, credentials, lambda: 0.5, credentials.conditions if credentials else lambda now: ())
     made = Running(free_port(), folder / "run" / "agent.sock")
     serving = asyncio.create_task(api.serve(HOST, made.port, made.socket))
@@ -69,6 +72,10 @@ async def running(
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+
+
+async def _nothing(vmid: int, age: float) -> Scan:
+    return Scan(datetime.now(UTC))
 
 
 def receiver(name: str) -> Handler:
@@ -187,6 +194,7 @@ async def test_what_openapi_describes_is_what_is_served_and_answers_fit_it(tmp_p
         assert described == document(PATHS)
         assert set(described["paths"]) == {
             "/v1/health",
+            "/v1/leftovers",
             "/v1/reach",
             "/v1/progress",
             "/v1/snapshots",
