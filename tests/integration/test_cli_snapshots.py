@@ -1,12 +1,14 @@
 """`holdfast snapshot`, and snapshot policies on the command line, against a real etcd and an agent's API."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
-from holdfast.coordinator.model.answers import Foreign, GuestSnapshots, Snapshots
+from holdfast.coordinator.model.answers import Answer, Foreign, GuestSnapshots, Leftover, Leftovers, Snapshots
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import Consistency
 from holdfast.coordinator.model.report import AgentReport, GuestReport, PointReport, ReplicaReport
@@ -135,15 +137,15 @@ async def test_wrong_usage_is_told(process: Process) -> None:
     assert (await asyncio.to_thread(process.run, "snapshot", "list", "999")).returncode == 1
 
 
-async def test_what_others_made_is_shown_with_its_origin(process: Process, store: EtcdStore) -> None:
-    made = Foreign(dataset="tank/guests/vm-101-disk-0", snapshot="autosnap_x", origin="sanoid", used=4096)
+@contextlib.asynccontextmanager
+async def agent_answering(process: Process, path: str, answered: Answer) -> AsyncIterator[None]:
+    """The node alpha of the example, of which the agent says so at this path."""
 
     async def answer(_: web.Request) -> web.Response:
-        answered = Snapshots(guests=(GuestSnapshots(vmid=101, foreign=(made,)),))
         return web.Response(text=answered.model_dump_json(), content_type="application/json")
 
     application = web.Application()
-    application.add_routes([web.get("/v1/snapshots", answer)])
+    application.add_routes([web.get(path, answer)])
     runner = web.AppRunner(application)
     await runner.setup()
     try:
@@ -151,9 +153,32 @@ async def test_what_others_made_is_shown_with_its_origin(process: Process, store
         await site.start()
         port = runner.addresses[0][1]
         await asyncio.to_thread(process.apply, EXAMPLE.replace("api_port: 1}", f"api_port: {port}}}", 1))
-        await reported(process, store)
-        shown = await asyncio.to_thread(process.ok, "snapshot", "list", "101")
+        yield
     finally:
         await runner.cleanup()
+
+
+async def test_what_others_made_is_shown_with_its_origin(process: Process, store: EtcdStore) -> None:
+    made = Foreign(dataset="tank/guests/vm-101-disk-0", snapshot="autosnap_x", origin="sanoid", used=4096)
+    answer = Snapshots(guests=(GuestSnapshots(vmid=101, foreign=(made,)),))
+    async with agent_answering(process, "/v1/snapshots", answer):
+        await reported(process, store)
+        shown = await asyncio.to_thread(process.ok, "snapshot", "list", "101")
     assert "Made by others; Holdfast leaves them alone:" in shown
     assert shown.splitlines()[-1].split() == ["alpha", "tank/guests/vm-101-disk-0@autosnap_x", "sanoid", "4.0", "KiB"]
+
+
+async def test_leftovers_are_shown_with_their_proof_and_what_removes_them(process: Process) -> None:
+    name = "tank/holdfast/aside/101-e1-1-vm-101-disk-0"
+    found = Leftover(kind="aside", name=name, vmid=101, used=4096, proof="unused", remove=f"zfs destroy -r {name}")
+    goes = Leftover(kind="half-received", name="tank/x", vmid=101, used=1, proof="no snapshot", remove="")
+    async with agent_answering(process, "/v1/leftovers", Leftovers(found=(found, goes))):
+        shown = await asyncio.to_thread(process.ok, "leftovers", "--node", "alpha")
+        commands = await asyncio.to_thread(process.ok, "leftovers", "--node", "alpha", "--commands")
+        silent = await asyncio.to_thread(process.run, "leftovers")
+    assert shown.splitlines()[1].split() == ["alpha", "aside", name, "101", "4.0", "KiB", "unused"]
+    assert "no snapshot (its agent removes it)" in shown
+    assert commands == f"# on alpha: unused\nzfs destroy -r {name}\n"
+    assert silent.returncode == 1, "beta says nothing"
+    assert name in silent.stdout
+    assert "agent on beta: " in silent.stderr
