@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from .mutants import every, mutate
 from .run import run
 from .scenario import missing, names, play
 from .schedule import Schedule, draw
+from .volumes import _run as run_child
 
 
 @pytest.mark.timeout(300)
@@ -79,6 +82,24 @@ def test_a_killed_process_runs_no_finally() -> None:
     loop.kill(process)
     loop.run(20)
     assert done == []
+    loop.discard()
+
+
+def test_a_process_that_is_killed_at_a_step_starts_no_child_any_more() -> None:
+    """It runs on until it next waits; what it started after its death went on for ever."""
+    (loop, said), process = _on_a_loop(), Process("p")
+    child: Any = SimpleNamespace(
+        process=process, done=loop.create_future(), begin=lambda: said.append("began"), died=lambda: None
+    )
+
+    async def struck() -> None:
+        loop.kill(process)
+        await run_child(child)
+
+    loop.start(process, struck())
+    loop.run(1)
+    assert said == []
+    assert process.children == {}
     loop.discard()
 
 

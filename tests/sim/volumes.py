@@ -178,6 +178,8 @@ class SimVolumes:
 
 
 async def _run(child: "_Child") -> None:
+    if not child.process.alive:  # the fault that struck at this very step has killed it: it starts nothing any more
+        await child.done
     child.process.children[child] = child.died
     child.begin()
     try:
