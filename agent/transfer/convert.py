@@ -22,7 +22,7 @@ def inventory_message(scan: Scan, vmid: int, datasets: list[str]) -> wire.Invent
         found.volumes.append(
             wire.Volume(
                 dataset=dataset,
-                ours=volume.marks.get("replica", "").startswith(f"{vmid}/"),
+                ours=volume.replica_of == vmid,
                 guids=[s.guid for s in volume.snapshots],
                 written=volume.written if volume.snapshots and not brought_back else 0,
                 resume_token=volume.resume_token or "",

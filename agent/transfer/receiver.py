@@ -136,7 +136,7 @@ class Receiver:
         assigned = allowed_datasets(self._known.assignment_here(claim.vmid))
         for dataset in datasets:
             volume = scan.volumes.get(dataset)
-            ours = volume is None or volume.marks.get("replica", "").startswith(f"{claim.vmid}/")
+            ours = volume is None or volume.replica_of == claim.vmid
             if not ours and not (partial and volume and volume.resume_guid == partial and not volume.snapshots):
                 raise Refused(
                     "TargetOccupied",

@@ -47,7 +47,7 @@ def abandoned(
         aside = _ASIDE.match(volume.dataset)
         if aside:
             found.append(_aside(volume, int(aside[1])))
-        elif vmid := _replica_of(volume):
+        elif vmid := volume.replica_of:
             why = _no_target(me, vmid, protections.get(vmid), owners.get(vmid))
             if why and volume.half_received:
                 found.append(_half_received(volume, vmid, why))
@@ -60,16 +60,11 @@ def abandoned(
     return found
 
 
-def _replica_of(volume: Volume) -> int:
-    vmid = volume.marks.get("replica", "").partition("/")[0]
-    return int(vmid) if vmid.isdecimal() else 0
-
-
 def _own(me: str, protection: Protection, owner: Owner | None, scan: Scan) -> Iterator[Volume]:
     if owner is not None and owner.node == me:
         for disk in protection.disks:
             volume = scan.volumes.get(disk.dataset)
-            if volume is not None and not _replica_of(volume):
+            if volume is not None and volume.replica_of is None:
                 yield volume
 
 

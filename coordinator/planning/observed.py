@@ -70,6 +70,12 @@ class Volume:
     """`dataset@snapshot` that it is a clone of."""
 
     @property
+    def replica_of(self) -> int | None:
+        """The guest of which this is a replica of ours, by its mark."""
+        vmid = self.marks.get("replica", "").partition("/")[0]
+        return int(vmid) if vmid.isdecimal() else None
+
+    @property
     def half_received(self) -> bool:
         """Whether it was made by a first stream that is not whole yet; it may not bear its mark yet."""
         return self.resume_token is not None and not self.snapshots

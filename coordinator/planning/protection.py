@@ -108,9 +108,12 @@ def plan_point(
     if unseen := {pool: why for d in protection.disks if (why := scan.failed.get(pool := pool_of(d.dataset)))}:
         return PointPlan(None, conditions=tuple(_unseen(protection.vmid, why) for why in unseen.values()))
     if missing := [d for d in protection.disks if d.dataset not in scan.volumes]:
+        if under_way := _rollback_under_way(protection.vmid, protection.disks, scan):
+            return PointPlan(None, conditions=(under_way,))
         return PointPlan(None, conditions=tuple(_missing(protection.vmid, d) for d in missing))
     if closed := closed_disks(protection.disks, scan):
-        return PointPlan(None, conditions=(_not_promoted(protection.vmid, closed, scan),))
+        under_way = _rollback_under_way(protection.vmid, protection.disks, scan)
+        return PointPlan(None, conditions=(under_way or _not_promoted(protection.vmid, closed),))
     latest = next(reversed(scan.complete_points(protection.vmid)), None)
     outrun = [p for p in committed if p.epoch == epoch and (latest is None or p > latest.id)]
     if occasion:
@@ -227,15 +230,27 @@ def _rolled_back(volume: Volume) -> bool:
     return volume.origin is not None and volume.origin.split("/")[1:3] == ["holdfast", "aside"]
 
 
-def _not_promoted(vmid: int, disks: list[Disk], scan: Scan) -> Condition:
+def _rollback_under_way(vmid: int, disks: Collection[AnyDisk], scan: Scan) -> Condition | None:
+    """Some disks are aside still, without a clone in their place; or the clones have no history yet."""
+    left = {v.dataset.rpartition("/")[2] for v in scan.asides(vmid) if v.origin is None and "-rollback-" in v.dataset}
+    there = {d.dataset: scan.volumes.get(d.dataset) for d in disks}
+    names = [
+        name
+        for name, volume in there.items()
+        if (_rolled_back(volume) if volume else any(aside.endswith(f"-{name.rpartition('/')[2]}") for aside in left))
+    ]
+    if not names:
+        return None
+    return Condition(
+        reason="RollbackUnderWay",
+        message=f"Guest {vmid} is being rolled back ({', '.join(names)}): no point is taken until that has ended. It"
+        " goes on by itself; the agent's log says what it waits for.",
+    )
+
+
+def _not_promoted(vmid: int, disks: list[Disk]) -> Condition:
     """Their heads are wherever the last transfer left each of them: a point of them would be a mixture."""
     names = ", ".join(d.dataset for d in disks)
-    if any(_rolled_back(scan.volumes[d.dataset]) for d in disks):
-        return Condition(
-            reason="RollbackUnderWay",
-            message=f"Guest {vmid} is being rolled back ({names}): no point is taken until that has ended. It goes on"
-            " by itself; the agent's log says what it waits for.",
-        )
     return Condition(
         reason="NotPromoted",
         message=f"This node owns guest {vmid}, but {names} are still replicas. No point is taken of them until one of"
@@ -320,7 +335,8 @@ def plan_target(
     Oldest, because nothing leads back to one that was passed over. One that it has begun to receive is brought anyway.
     """
     if closed_disks(assignment.disks, scan):
-        return TargetPlan(None, (), (_held_back(assignment),))
+        under_way = _rollback_under_way(assignment.vmid, assignment.disks, scan)
+        return TargetPlan(None, (), (_to(assignment.node, under_way) if under_way else _held_back(assignment),))
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
     newer = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
@@ -349,6 +365,10 @@ def plan_target(
         return TargetPlan(goal, (), tuple(conditions))
     steps.append(Commit(assignment.vmid, assignment.node, goal.id, epoch))
     return TargetPlan(goal, tuple(steps))
+
+
+def _to(node: str, condition: Condition) -> Condition:
+    return condition.model_copy(update={"target": node})
 
 
 def _held_back(assignment: Assignment) -> Condition:

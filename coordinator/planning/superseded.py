@@ -55,7 +55,7 @@ def _replicas(vmid: int, scan: Scan) -> set[str]:
     return {
         name
         for name, volume in scan.volumes.items()
-        if volume.marks.get("replica", "").startswith(f"{vmid}/") and name.split("/")[1:3] != ["holdfast", "aside"]
+        if volume.replica_of == vmid and name.split("/")[1:3] != ["holdfast", "aside"]
     }
 
 

@@ -1,12 +1,13 @@
 """How a guest is brought back to a point: every state that a crash can leave leads to the same end."""
 
 from dataclasses import replace
+from datetime import UTC
 
 import pytest
 from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.planning.leftovers import plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, Volume
-from holdfast.coordinator.planning.protection import plan_target
+from holdfast.coordinator.planning.protection import plan_point, plan_target
 from holdfast.coordinator.planning.rollback import (
     CloneBack,
     Impossible,
@@ -23,7 +24,7 @@ from holdfast.coordinator.planning.rollback import (
     would_lose,
 )
 from holdfast.coordinator.planning.steps import ReturnTo, SendDisk, SetAside
-from unit.planning.made import VMID, Home, assignment, dataset, disk_map, holding, there
+from unit.planning.made import NOON, VMID, Home, assignment, dataset, disk_map, holding, protection, there
 
 REQUEST = "rollback-101-abc"
 
@@ -195,3 +196,17 @@ def test_a_return_that_was_cut_short_is_found_by_the_asides_name(home: Home) -> 
         scan = carried_out(scan, step)
         assert unfinished_return(disk_map("scsi1").dataset, VMID, scan) is None
     assert unfinished_return(name, VMID, scan) is None
+
+
+def test_while_a_guest_is_rolled_back_its_status_says_so_and_nothing_is_taken_or_brought(home: Home) -> None:
+    scan, first = home.scan(), home.scan().complete_points(VMID)[0]
+    steps = planned(moves(first, VMID, 1, REQUEST), scan)
+    for step in steps:
+        scan = carried_out(scan, step)
+        done = step is steps[-1]
+        point = plan_point(protection(), 1, scan, ["beta"], NOON, UTC)
+        assert ["RollbackUnderWay"] * (not done) == [c.reason for c in point.conditions]
+        target = plan_target(assignment(), 1, scan, holding(first))
+        if not all(d.dataset in scan.volumes for d in assignment().disks):
+            continue
+        assert [("RollbackUnderWay", "beta")] * (not done) == [(c.reason, c.target) for c in target.conditions]
