@@ -36,6 +36,8 @@ class Faults:
         self._checks = checks
         self._waiting: dict[tuple[str, str], list[_Waiting]] = {}
         self.reached: Counter[tuple[str, str]] = Counter()
+        self._good: dict[tuple[str, str], bytes] = {}
+        """What people put back where they have spoilt a record."""
         self.quiet_from = 0.0
         """True time from which no fault is at work."""
         self.pending = 0
@@ -315,14 +317,17 @@ class Faults:
     def _bad_record(self, fault: Fault, name: str) -> None:
         kinds = [("guests", fault.vmid), ("policies", "standard"), ("storage", next(iter(POOLS))), ("nodes", "n2")]
         folder, key = kinds[int(fault.amount * len(kinds)) % len(kinds)]
-        good = self._cluster.service.etcd.get(KEYS.desired(folder, key))
-        bad = (b"{", b'{"unknown": 1}', b'{"disks": {"../": 1}}')[int(fault.amount * 97) % 3]
+        before = self._cluster.service.etcd.get(KEYS.desired(folder, key))
+        if before is not None and before.value not in _BAD:  # else it is spoilt once more, by somebody else
+            self._good[folder, key] = before.value
+        bad = _BAD[int(fault.amount * 97) % len(_BAD)]
         self._cluster.put(folder, key, bad)
 
         def correct() -> None:
             now = self._cluster.service.etcd.get(KEYS.desired(folder, key))
+            good = self._good.get((folder, key))
             if good is not None and now is not None and now.value == bad:
-                self._cluster.put(folder, key, good.value)
+                self._cluster.put(folder, key, good)
 
         self._later(fault, correct)
 
@@ -371,6 +376,7 @@ class Faults:
             storage.write(member.dataset, None, 4096)
 
 
+_BAD = (b"{", b'{"unknown": 1}', b'{"disks": {"../": 1}}')
 _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
     "crash": Faults._crash,
     "power_cut": Faults._power_cut,
