@@ -51,7 +51,7 @@ def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[
         recorder.wait_for("101", 1)
         source.run("pgrep -f '[w]riter.py' >/sys/fs/cgroup/lxc/101/cgroup.procs")
         cluster.protect("20s", target, keep={"last": 9})
-        cluster.wait_for(lambda: len(cluster.points(target, 101)) >= 3, 120, "there are three points")
+        cluster.wait_for(lambda: len(cluster.points(target, 101)) >= 3, 400, "there are three points")
         points = cluster.points(target, 101)
         assert {p["consistency"] for p in points} == {"paused"}, points
         for point in points:
