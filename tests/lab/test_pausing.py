@@ -1,4 +1,4 @@
-"""One instant over two pools, on real parts: a container of four volumes, frozen while its points are taken."""
+"""One instant over two pools, on real parts: a container of four volumes that stands still while points are taken."""
 
 import json
 import time
@@ -14,6 +14,12 @@ VOLUMES = {"rootfs": "tank", "mp0": "fast", "mp1": "tank", "mp2": "fast"}
 """Slot → pool, in the order in which the guest writes."""
 BOUND = 10.0
 """Seconds: a host in the lab is 10 to 20 times slower than a real one."""
+
+
+_FROZEN = {
+    **{"kind": "SnapshotPolicy", "name": "frozen"},
+    "spec": {"selector": {"all": True}, "every": "10s", "keep": "last=2", "consistency": "frozen"},
+}
 
 
 def _dataset(slot: str) -> str:
@@ -54,18 +60,29 @@ def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[
         cluster.wait_for(lambda: len(cluster.points(target, 101)) >= 3, 400, "there are three points")
         points = cluster.points(target, 101)
         assert {p["consistency"] for p in points} == {"paused"}, points
-        for point in points:
+        cluster.apply(_FROZEN)
+        cluster.wait_for(lambda: _frozen(cluster, target) != [], 240, "there is a frozen point")
+        for point in [*points, *_frozen(cluster, target)]:
             _check(target, point)
-        lines = [
-            json.loads(line) for line in source.run("grep -h '\"paused\"' /var/log/holdfast/agent.log").splitlines()
-        ]
-        print(f"paused for {[line['seconds'] for line in lines]} s, four volumes on two pools")
-        assert all(line["held"] for line in lines)
+        stood_still = pauses(source)
+        print("\n" + "\n".join(f"{how} for {s * 1000:.0f} ms, four volumes on two pools" for how, s, _ in stood_still))
+        assert {(how, held) for how, _, held in stood_still} == {("paused", True), ("frozen", True)}
         _stays_frozen_no_longer(cluster, source)
     finally:
         for host in hosts:
             host.run("echo 0 >/sys/fs/cgroup/lxc/101/cgroup.freeze", check=False)
             host.run("pkill -f '[w]riter.py'; zpool destroy -f fast", check=False)
+
+
+def pauses(host: Host) -> list[tuple[str, float, bool]]:
+    """(paused or frozen, seconds, whether it held) of every time that a host's agent had its guest stand still."""
+    lines = host.run('grep -hE \'"event":"(paused|frozen)"\' /var/log/holdfast/agent.log').splitlines()
+    said = [json.loads(line) for line in lines]
+    return [(line["event"], line["seconds"], line["held"]) for line in said]
+
+
+def _frozen(cluster: Cluster, host: Host) -> list[dict[str, Any]]:
+    return [p for p in cluster.points(host, 101) if p["consistency"] == "frozen"]
 
 
 def _stays_frozen_no_longer(cluster: Cluster, source: Host) -> None:
