@@ -2,7 +2,10 @@
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from .cluster import Cluster
 from .guest_writer import start_writer
@@ -14,12 +17,6 @@ VOLUMES = {"rootfs": "tank", "mp0": "fast", "mp1": "tank", "mp2": "fast"}
 """Slot → pool, in the order in which the guest writes."""
 BOUND = 10.0
 """Seconds: a host in the lab is 10 to 20 times slower than a real one."""
-
-
-_FROZEN = {
-    **{"kind": "SnapshotPolicy", "name": "frozen"},
-    "spec": {"selector": {"all": True}, "every": "10s", "keep": "last=2", "consistency": "frozen"},
-}
 
 
 def _dataset(slot: str) -> str:
@@ -44,8 +41,10 @@ def _check(host: Host, point: dict[str, Any]) -> None:
     check_counters([values[slot] for slot in VOLUMES], f"point {point['epoch']}-{point['sequence']} on {host.name}")
 
 
-def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[Host], recorder: Recorder) -> None:
-    source, target = hosts
+@pytest.fixture
+def container(cluster: Cluster, hosts: list[Host], recorder: Recorder) -> Iterator[Host]:
+    """The host of container 101, whose process writes to its four volumes in turn."""
+    source = hosts[0]
     for host in hosts:
         host.zpool_create("fast", "/dev/vdc")
     try:
@@ -56,22 +55,45 @@ def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[
         start_writer(source, "101", [f"/{_dataset(slot)}" for slot in VOLUMES], pause=0.01, payload=4096)
         recorder.wait_for("101", 1)
         source.run("pgrep -f '[w]riter.py' >/sys/fs/cgroup/lxc/101/cgroup.procs")
-        cluster.protect("20s", target, keep={"last": 9})
-        cluster.wait_for(lambda: len(cluster.points(target, 101)) >= 3, 400, "there are three points")
-        points = cluster.points(target, 101)
-        assert {p["consistency"] for p in points} == {"paused"}, points
-        cluster.apply(_FROZEN)
-        cluster.wait_for(lambda: _frozen(cluster, target) != [], 240, "there is a frozen point")
-        for point in [*points, *_frozen(cluster, target)]:
-            _check(target, point)
-        stood_still = pauses(source)
-        print("\n" + "\n".join(f"{how} for {s * 1000:.0f} ms, four volumes on two pools" for how, s, _ in stood_still))
-        assert {(how, held) for how, _, held in stood_still} == {("paused", True), ("frozen", True)}
-        _stays_frozen_no_longer(cluster, source)
+        yield source
     finally:
         for host in hosts:
             host.run("echo 0 >/sys/fs/cgroup/lxc/101/cgroup.freeze", check=False)
             host.run("pkill -f '[w]riter.py'; zpool destroy -f fast", check=False)
+
+
+def _snapshots(consistency: str, every: str) -> dict[str, Any]:
+    wanted = {"selector": {"all": True}, "every": every, "keep": "last=2", "consistency": consistency}
+    return {"kind": "SnapshotPolicy", "name": consistency, "spec": wanted}
+
+
+def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[Host], container: Host) -> None:
+    target = hosts[1]
+    cluster.protect("20s", target, keep={"last": 9})
+    cluster.apply(_snapshots("frozen", every="60s"))
+
+    def got() -> set[str]:
+        return {p["consistency"] for p in cluster.points(target, 101)}
+
+    cluster.wait_for(lambda: got() == {"paused", "frozen"}, 400, "there are points of either kind")
+    for point in cluster.points(target, 101)[-3:]:
+        _check(target, point)
+    stood_still = pauses(container)
+    print("\n" + "\n".join(f"{how} for {s * 1000:.0f} ms, four volumes on two pools" for how, s, _ in stood_still))
+    assert {(how, held) for how, _, held in stood_still} == {("paused", True), ("frozen", True)}
+
+
+def test_a_guest_goes_on_when_the_agent_is_killed_in_the_middle_of_a_pause(cluster: Cluster, container: Host) -> None:
+    cluster.apply(_snapshots("paused", every="5s"))
+    frozen = "grep -q 'frozen 1' /sys/fs/cgroup/lxc/101/cgroup.events"
+    agent = cluster.agents[container.name]
+    wait = f"until {frozen}; do sleep 0.02; done"
+    container.run(f"set -e; {wait}; kill -9 {agent.pid}", timeout=240)
+    agent.kill()
+    deadline = time.monotonic() + BOUND + 5
+    while container.result(f"{frozen} || ls /run/holdfast/paused/101.json").status == 0:
+        assert time.monotonic() < deadline, "the guest stays frozen"
+        time.sleep(0.2)
 
 
 def pauses(host: Host) -> list[tuple[str, float, bool]]:
@@ -79,21 +101,3 @@ def pauses(host: Host) -> list[tuple[str, float, bool]]:
     lines = host.run('grep -hE \'"event":"(paused|frozen)"\' /var/log/holdfast/agent.log').splitlines()
     said = [json.loads(line) for line in lines]
     return [(line["event"], line["seconds"], line["held"]) for line in said]
-
-
-def _frozen(cluster: Cluster, host: Host) -> list[dict[str, Any]]:
-    return [p for p in cluster.points(host, 101) if p["consistency"] == "frozen"]
-
-
-def _stays_frozen_no_longer(cluster: Cluster, source: Host) -> None:
-    """Kill -9 of the agent in the middle of a pause."""
-    frozen = "grep -q 'frozen 1' /sys/fs/cgroup/lxc/101/cgroup.events"
-    agent = cluster.agents[source.name]
-    wait = f"for i in $(seq 3000); do ! {frozen} || break; sleep 0.01; done; {frozen}"
-    source.run(f"set -e; {wait}; pkill -9 -f '[h]oldfast-agent'")
-    agent.kill()
-    deadline = time.monotonic() + BOUND + 5
-    while source.result(frozen).status == 0:
-        assert time.monotonic() < deadline, "the guest stays frozen"
-        time.sleep(0.2)
-    assert "101.json" not in source.run("ls /run/holdfast/paused")
