@@ -35,8 +35,9 @@ ci: ## what continuous integration runs
 	.ci/run
 
 .PHONY: bench
-bench: env ## the figures of the README, each as a ratio in one run (the first two in virtual hosts)
+bench: env ## the figures of the README, each as a ratio in one run (the first three in virtual hosts)
 	$(RUN) python benchmarks/cycle.py
+	$(RUN) python benchmarks/pause.py
 	$(RUN) python benchmarks/transfer.py
 	$(RUN) python benchmarks/tls.py
 	$(RUN) python benchmarks/formats.py

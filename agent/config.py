@@ -42,10 +42,12 @@ class AgentSettings(EtcdSettings):
     """How many disks are sent at once."""
     qmp: str = Places.qmp
     """QEMU's monitor of a VM (`-qmp unix:…`), by its VMID; the default is Proxmox's."""
+    qga: str = Places.agent
+    """The socket of a VM's guest agent, by its VMID; the default is Proxmox's."""
     cgroup: str = Places.cgroup
     """The cgroup (version 2) of a container, by its VMID; the default is Proxmox's."""
     pause: Annotated[float, Field(gt=0, le=60)] = 1.0
-    """Seconds for which a guest may be paused at most, for a point over several pools."""
+    """Seconds for which a guest may be paused or frozen at most."""
     socket: Path = SOCKET
     """Where the API answers on this machine, to root."""
     state: Path = Path("/var/lib/holdfast")
@@ -79,7 +81,7 @@ class AgentSettings(EtcdSettings):
 
     def pauser(self) -> Pauser:
         """What pauses guests here."""
-        return Pauser(Places(self.qmp, self.cgroup), self.pause)
+        return Pauser(Places(self.qmp, self.cgroup, agent=self.qga), self.pause)
 
     def mirror_store(self) -> EtcdStore:
         """A client for the mirror. OSError if a certificate cannot be read."""

@@ -240,6 +240,8 @@ class GuestHere:
     vmid: int
     kind: Literal["qemu", "lxc"]
     datasets: tuple[str, ...]
+    freeze: bool = False
+    """Whether a pause is to flush and freeze its file systems as well."""
 
 
 class Pause(Protocol):
@@ -280,7 +282,7 @@ class Host(Protocol):
     def pause(self, guest: GuestHere) -> AbstractAsyncContextManager[Pause]:
         """The guest writes nothing inside the block, for a bounded time; it goes on whatever becomes of the agent.
 
-        One that is off stays off. Raises PauseRefused.
+        One that is off stays off, and has nothing to freeze. Raises PauseRefused.
         """
 
     async def users(self, guest: GuestHere) -> tuple[str, ...]:

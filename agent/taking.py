@@ -1,7 +1,8 @@
 """Takes a guest's recovery points: on one pool in one transaction, over several while the guest is paused.
 
-Guards invariant 2, no mixture: a point over several pools is recorded as `none`. It becomes `paused` only once the
-guest is known to have stood still from before the first snapshot until after the last.
+Guards invariant 2, no mixture: a point over several pools is recorded as `none`. It becomes `paused`, or `frozen`, only
+once the guest is known to have stood still from before the first snapshot until after the last. `frozen` is the same
+on one pool.
 """
 
 import asyncio
@@ -13,14 +14,15 @@ from holdfast.agent.ports import CommitOrder, GuestHere, PauseRefused, Refused, 
 from holdfast.coordinator.grouped import first
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
+from holdfast.coordinator.model.snapshot_policy import Wish
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.observed import Scan, pool_of
 from holdfast.coordinator.planning.steps import TakePoint
 
 log = structlog.get_logger()
 
-PAUSE_AGAIN = 600.0
-"""Seconds for which a guest is left alone after a pause that was of no use: each costs it up to a second."""
+AGAIN = 600.0
+"""Seconds for which a guest is left alone after a pause or a freeze that was of no use: each costs up to a second."""
 
 
 class Taker:
@@ -30,9 +32,13 @@ class Taker:
         self._context = context
         self._vmid = vmid
         self._epoch = epoch
-        self._paused_in_vain = float("-inf")
-        self.conditions: tuple[Condition, ...] = ()
-        """What the newest point lacks."""
+        self._in_vain: dict[Consistency, float] = {}
+        self._lacking: dict[Consistency, Condition] = {}
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What the newest points lack."""
+        return tuple(self._lacking.values())
 
     async def take(self, step: TakePoint, protection: Protection, scan: Scan) -> Scan:
         """Returns what a scan would show then. Raises VolumesError or Refused; the point is not complete then."""
@@ -42,11 +48,13 @@ class Taker:
                 await self._context.volumes.prepare(pool, self._vmid)
         orders = [_take_order(step, pool, pools, scan, protection, self._epoch) for pool in pools]
         self._context.scanner.changed(self._vmid)
-        if step.pause:
-            scan = await self._take_paused(step, protection, orders, scan)
-        else:
-            scan = _with_points(scan, orders, await self._take_all(orders))
-            self.conditions = ()
+        points, got = await self._take_still(step, protection, orders)
+        scan = _with_points(scan, orders, points)
+        if got is not None:
+            try:
+                scan = await self._record(got, orders[0], points[0], scan)
+            except (VolumesError, Refused) as error:
+                self._lacking[got] = self._not_still(got, step, orders, f"that it was could not be recorded: {error}")
         self._context.scanner.amend(self._vmid, scan)
         return scan
 
@@ -59,41 +67,67 @@ class Taker:
             raise first(failed) from None
         return [task.result() for task in taking]
 
-    async def _take_paused(
-        self, step: TakePoint, protection: Protection, orders: Sequence[TakeOrder], scan: Scan
-    ) -> Scan:
-        host = self._context.host
-        if host.monotonic() < self._paused_in_vain + PAUSE_AGAIN:  # the condition of that time stands
-            return _with_points(scan, orders, await self._take_all(orders))
-        guest = GuestHere(self._vmid, protection.guest.type, tuple(dataset for _, _, dataset in step.disks))
+    async def _take_still(
+        self, step: TakePoint, protection: Protection, orders: Sequence[TakeOrder]
+    ) -> tuple[list[RecoveryPoint], Consistency | None]:
+        """As still as the step wants the guest, or as can be had; None: as it is by itself."""
+        if all(policy.consistency is not Wish.FROZEN for policy in protection.snapshots.values()):
+            self._lacking.pop(Consistency.FROZEN, None)
+        if not step.pause:
+            self._lacking.pop(Consistency.PAUSED, None)
+        points = None
+        wanted = ((Consistency.FROZEN, step.freeze), (Consistency.PAUSED, step.pause))
+        for how in [how for how, is_wanted in wanted if is_wanted]:
+            now = self._context.host.monotonic()
+            if now < self._in_vain.get(how, float("-inf")) + AGAIN:  # the condition of that time stands
+                continue
+            points, why = await self._take_if_still(how, step, protection, orders)
+            if points is not None and why is None:
+                for had in (how, Consistency.PAUSED):
+                    self._lacking.pop(had, None)
+                return points, how
+            lacks = {how, Consistency.PAUSED} if points is not None and step.pause else {how}
+            self._lacking |= {each: self._not_still(each, step, orders, str(why)) for each in lacks}
+            if points is not None:
+                break
+        return points or await self._take_all(orders), None
+
+    async def _take_if_still(
+        self, how: Consistency, step: TakePoint, protection: Protection, orders: Sequence[TakeOrder]
+    ) -> tuple[list[RecoveryPoint] | None, str | None]:
+        """None instead of points: it could not be brought to stand still. The text: why it did not, as far as known."""
+        host, freeze = self._context.host, how is Consistency.FROZEN
+        guest = GuestHere(self._vmid, protection.guest.type, tuple(dataset for _, _, dataset in step.disks), freeze)
+        points = None
         try:
             async with host.pause(guest) as pause:
                 points = await self._take_all(orders)
                 why = await pause.resume()
         except PauseRefused as refusal:
-            points, why = await self._take_all(orders), str(refusal)
+            why = str(refusal)
         else:
-            log.info("paused", vmid=self._vmid, seconds=pause.seconds, held=why is None)
-            if why is not None:
-                self._paused_in_vain = host.monotonic()
-        scan = _with_points(scan, orders, points)
-        if why is None:
-            scan, why = await self._record_paused(orders[0], points[0], scan)
-        self.conditions = (self._not_paused(step, orders, why),) if why is not None else ()
-        return scan
+            log.info(str(how), vmid=self._vmid, seconds=pause.seconds, held=why is None)
+        if why is not None and (freeze or points is not None):
+            self._in_vain[how] = host.monotonic()
+        return points, why
 
-    async def _record_paused(self, order: TakeOrder, point: RecoveryPoint, scan: Scan) -> tuple[Scan, str | None]:
-        """The record of one pool says it for all (RecoveryPoint.joined)."""
-        paused = point.model_copy(update={"consistency": Consistency.PAUSED})
-        commit = CommitOrder(order.vmid, order.pool, order.epoch, paused, order.definition)
-        try:
-            await self._context.volumes.commit(commit)
-        except (VolumesError, Refused) as error:
-            return scan, f"that it was could not be recorded: {error}"
-        return scan.with_record(order.pool, order.vmid, paused), None
+    async def _record(self, got: Consistency, order: TakeOrder, point: RecoveryPoint, scan: Scan) -> Scan:
+        """The record of one pool says it for all (RecoveryPoint.joined). VolumesError or Refused."""
+        still = point.model_copy(update={"consistency": got})
+        commit = CommitOrder(order.vmid, order.pool, order.epoch, still, order.definition)
+        await self._context.volumes.commit(commit)
+        return scan.with_record(order.pool, order.vmid, still)
 
-    def _not_paused(self, step: TakePoint, orders: Sequence[TakeOrder], why: str) -> Condition:
+    def _not_still(self, how: Consistency, step: TakePoint, orders: Sequence[TakeOrder], why: str) -> Condition:
         pools = ", ".join(order.pool for order in orders)
+        if how is Consistency.FROZEN:
+            return Condition(
+                reason="NotFrozen",
+                message=f"Point {step.point} of guest {self._vmid} is of file systems in use, though a policy wants"
+                f" them frozen: {why}. A VM needs qemu-guest-agent and its port (qm set {self._vmid} --agent 1). Mend"
+                " that, or correct what is said (`qga`, `qmp`, `cgroup`, `pause` in the agent's settings), or do"
+                " without: `consistency: paused` in the policy.",
+            )
         return Condition(
             reason="NotPaused",
             message=f"Point {step.point} of guest {self._vmid} lies on {pools} and may not be of one instant (its"

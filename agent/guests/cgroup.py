@@ -57,7 +57,10 @@ class Cgroup:
         return sorted(found)
 
     def mounts(self, datasets: Collection[str]) -> list[str]:
-        """Paths, as this process reaches them, below which the container has these file systems mounted."""
+        """Paths, as this process reaches them, below which the container has these file systems mounted.
+
+        CgroupError where one is not found: whether what was written to it is on disk could not be told.
+        """
         seen: dict[str, str] = {}
         for pid in (*self.processes()[:1], os.getpid()):
             try:
@@ -69,6 +72,8 @@ class Cgroup:
                 source = of.split(" ")[1]
                 if source in datasets and source not in seen:
                     seen[source] = f"/proc/{pid}/root{fields.split(' ')[4]}".encode().decode("unicode_escape")
+        if unseen := sorted(set(datasets) - seen.keys()):
+            raise CgroupError(f"{', '.join(unseen)} is not mounted in the container or the host: it cannot be synced")
         return sorted(seen.values())
 
 

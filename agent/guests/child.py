@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from holdfast.agent.guests import usage
+from holdfast.agent.guests import subjects, usage
 from holdfast.agent.guests.cgroup import Cgroup
 from holdfast.agent.guests.subjects import CannotPause, Machine, Subject, find
 
@@ -33,7 +33,7 @@ def say(**what: object) -> None:
 def pause(order: dict[str, Any]) -> None:
     """Until the agent lets go or the bound has passed."""
     try:
-        subject = find(order["kind"], order["path"], order["datasets"])
+        subject = find(order["kind"], order["path"], order["datasets"], order["agent"])
     except (CannotPause, OSError) as error:
         say(refused=str(error))
         return
@@ -50,7 +50,8 @@ def pause(order: dict[str, Any]) -> None:
         why = str(error)
     finally:
         try:
-            subject.resume()
+            too_late = subject.resume()
+            why = why or too_late
             mark.unlink()
         except (CannotPause, OSError) as error:
             why = f"it may still be paused: {error}"
@@ -74,6 +75,8 @@ def thaw(order: dict[str, Any]) -> None:
             machine = Machine(order["path"])
             machine.left_paused()
             machine.resume()
+            if order["agent"] is not None:
+                subjects.thaw(order["agent"])
         else:
             Cgroup(Path(order["path"])).thaw()
     except (FileNotFoundError, ConnectionRefusedError):

@@ -32,6 +32,8 @@ class Order:
     """Seconds."""
     mark: str
     """The file that is there as long as the guest may be paused."""
+    agent: str | None = None
+    """The socket of a VM's guest agent, if its file systems are to be frozen."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Places:
     """QEMU's monitor (`-qmp unix:…` or `-mon mode=control`)."""
     cgroup: str = "/sys/fs/cgroup/lxc/{vmid}"
     marks: Path = Path("/run/holdfast/paused")
+    agent: str = "/run/qemu-server/{vmid}.qga"
+    """The socket at which the port of a VM's guest agent ends."""
 
 
 class Pause:
@@ -83,7 +87,8 @@ class Pauser:
     def _order(self, guest: GuestHere) -> Order:
         place = self._places.qmp if guest.kind == "qemu" else self._places.cgroup
         mark = self._places.marks / f"{guest.vmid}.json"
-        return Order(guest.kind, place.format(vmid=guest.vmid), list(guest.datasets), self._bound, str(mark))
+        agent = self._places.agent.format(vmid=guest.vmid) if guest.freeze and guest.kind == "qemu" else None
+        return Order(guest.kind, place.format(vmid=guest.vmid), list(guest.datasets), self._bound, str(mark), agent)
 
     @asynccontextmanager
     async def pause(self, guest: GuestHere) -> AsyncIterator[Pause]:

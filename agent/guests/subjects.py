@@ -1,4 +1,7 @@
-"""What can be paused: a VM by its monitor, a container by its cgroup, and a guest that is off, which needs nothing."""
+"""What can be paused: a VM by its monitor, a container by its cgroup, and a guest that is off, which needs nothing.
+
+A VM's file systems are frozen by its guest agent first. A container's are synced while it is frozen, which is as good.
+"""
 
 import contextlib
 import time
@@ -8,6 +11,7 @@ from typing import Protocol
 
 from holdfast.agent.guests import usage
 from holdfast.agent.guests.cgroup import Cgroup, CgroupError, sync
+from holdfast.agent.guests.qga import AgentError, GuestAgent
 from holdfast.agent.guests.qmp import Monitor, MonitorError
 
 GREETING = 5.0
@@ -34,15 +38,19 @@ class Subject(Protocol):
     def moved(self) -> str | None:
         """Why it may have written since `pause`; None: it has not."""
 
-    def resume(self) -> None:
-        """Let it go on, if it was this pause that stopped it. CannotPause if it does not."""
+    def resume(self) -> str | None:
+        """Let it go on, if it was this pause that stopped it. CannotPause if it does not.
+
+        Returns what it says only now about why the pause did not hold.
+        """
 
 
 class Machine:
     """A VM. `stop` also completes what is in flight and flushes its disks (QEMU's vm_stop)."""
 
-    def __init__(self, path: str) -> None:
-        """OSError where no QEMU listens; CannotPause where it cannot be paused now."""
+    def __init__(self, path: str, agent: str | None = None) -> None:
+        """OSError where no QEMU listens; CannotPause where it cannot be paused now, or frozen by `agent`'s socket."""
+        self._agent: GuestAgent | None = None
         try:
             self._monitor = Monitor(path, GREETING)
             status = self._status(time.monotonic() + GREETING)
@@ -52,15 +60,33 @@ class Machine:
         self._paused = status == "paused"
         if not self._ran and status not in _STILL:
             raise CannotPause(f"{path}: the VM is in state {status}")
+        if agent is not None:
+            self._meet(agent, status)
+
+    def _meet(self, path: str, status: str) -> None:
+        if not self._ran:
+            raise CannotPause(f"the VM is in state {status}, in which its agent cannot freeze anything")
+        try:
+            agent = GuestAgent(path, GREETING)
+            frozen = agent.frozen(time.monotonic() + GREETING)
+        except OSError as error:
+            raise CannotPause(f"{path}: {error.strerror} (has the VM a guest agent's port?)") from None
+        except AgentError as error:
+            raise CannotPause(str(error)) from None
+        if frozen:
+            raise CannotPause("its file systems are frozen already, by somebody else; a backup?")
+        self._agent = agent
 
     def _status(self, deadline: float) -> str:
         return str(self._monitor.execute("query-status", deadline)["status"])
 
     def pause(self, deadline: float) -> None:
-        """`stop`."""
+        """Freeze, then `stop`: a guest that stands still cannot thaw. A freeze may take half of the time."""
         try:
+            if self._agent is not None:
+                self._agent.freeze((time.monotonic() + deadline) / 2)
             self._monitor.execute("stop", deadline)
-        except MonitorError as error:
+        except (AgentError, MonitorError) as error:
             raise CannotPause(str(error)) from None
         self._monitor.events.clear()
 
@@ -78,15 +104,27 @@ class Machine:
             return "somebody resumed the VM meanwhile"
         return None
 
-    def resume(self) -> None:
+    def resume(self) -> str | None:
         """`cont`. The connection stays open until it is answered: QEMU drops what a client that left had asked."""
         try:
             if self._ran:
                 self._monitor.execute("cont", time.monotonic() + PATIENCE)
-        except MonitorError as error:
+            return self._thaw(self._agent) if self._agent is not None else None
+        except (AgentError, MonitorError) as error:
             raise CannotPause(str(error)) from None
         finally:
             self._monitor.close()
+
+    @staticmethod
+    def _thaw(agent: GuestAgent) -> str | None:
+        """What is frozen after the pause was so all the while: only this connection speaks to the agent."""
+        deadline = time.monotonic() + PATIENCE
+        try:
+            frozen = agent.frozen(deadline)
+            agent.thaw(deadline)
+        finally:
+            agent.close()
+        return None if frozen else "its file systems were thawed meanwhile, from inside the VM"
 
 
 class Container:
@@ -118,11 +156,12 @@ class Container:
             return str(error)
         return None if still else "somebody thawed the container meanwhile"
 
-    def resume(self) -> None:
+    def resume(self) -> str | None:
         """Thaw; a container that was stopped meanwhile has no cgroup any more."""
         if self._ran:
             with contextlib.suppress(FileNotFoundError):
                 self._cgroup.thaw()
+        return None
 
 
 class Off:
@@ -148,14 +187,30 @@ class Off:
         """It may have been started."""
         return self._used()
 
-    def resume(self) -> None:
+    def resume(self) -> str | None:
         """Nothing to let go on."""
+        return None
 
 
-def find(kind: str, path: str, datasets: Collection[str]) -> Subject:
-    """The guest of which `path` is the monitor's socket (`qemu`) or the cgroup (`lxc`). CannotPause."""
+def thaw(path: str) -> None:
+    """Thaw what a pause that was killed has left frozen, by the agent's socket at `path`. CannotPause; OSError."""
     try:
-        return Machine(path) if kind == "qemu" else Container(path, datasets)
+        agent = GuestAgent(path, GREETING)
+        try:
+            agent.thaw(time.monotonic() + PATIENCE)
+        finally:
+            agent.close()
+    except AgentError as error:
+        raise CannotPause(str(error)) from None
+
+
+def find(kind: str, path: str, datasets: Collection[str], agent: str | None = None) -> Subject:
+    """The guest of which `path` is the monitor's socket (`qemu`) or the cgroup (`lxc`). CannotPause.
+
+    `agent` is the socket of a VM's guest agent, where its file systems are to be frozen as well.
+    """
+    try:
+        return Machine(path, agent) if kind == "qemu" else Container(path, datasets)
     except (FileNotFoundError, ConnectionRefusedError):
         return Off(datasets, path)
     except OSError as error:

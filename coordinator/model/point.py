@@ -59,6 +59,8 @@ class Consistency(StrEnum):
     """One transaction group of one pool holds them all."""
     PAUSED = "paused"
     """Several pools; the guest did not write between the first and the last."""
+    FROZEN = "frozen"
+    """One instant, however many pools; the guest's file systems were flushed and frozen, or it was off."""
     NONE = "none"
     """Several pools; the guest may have written between the first and the last."""
 
@@ -135,12 +137,12 @@ class RecoveryPoint(Record):
         return {m.disk for m in self.members} == set(self.disks) and all(m.guid in guids for m in self.members)
 
     def joined(self, other: "RecoveryPoint") -> "RecoveryPoint":
-        """This record and that of another pool, as one. That the guest was paused is recorded in one of them."""
+        """This record and that of another pool, as one. That the guest stood still is recorded in one of them."""
         members = {m.disk: m for m in (*self.members, *other.members)}
-        paused = Consistency.PAUSED in (self.consistency, other.consistency)
+        stood_still = {Consistency.PAUSED, Consistency.FROZEN} & {self.consistency, other.consistency}
         update = {
             "members": tuple(members[disk] for disk in sorted(members)),
-            "consistency": Consistency.PAUSED if paused else self.consistency,
+            "consistency": next(iter(stood_still), self.consistency),
         }
         return self.model_copy(update=update)
 

@@ -41,7 +41,13 @@ class PointReport(Record):
     @property
     def as_asked(self) -> bool:
         """Whether its consistency is at least what was wanted: one instant for all is as good as a pause."""
-        return self.asked is Wish.NONE or (self.asked is Wish.PAUSED and self.consistency is not Consistency.NONE)
+        match self.asked:
+            case Wish.NONE:
+                return True
+            case Wish.PAUSED:
+                return self.consistency is not Consistency.NONE
+            case Wish.FROZEN:
+                return self.consistency is Consistency.FROZEN
 
 
 class ReplicaReport(Record):

@@ -195,6 +195,7 @@ def step_now(
         tuple(sorted(waiting)),
         occasion,
         _pauses(protection, occasion),
+        occasion.asked is Wish.FROZEN,
     )
 
 

@@ -24,6 +24,7 @@ from holdfast.coordinator.planning.assignment import REASONS, Protection, assign
 from holdfast.coordinator.planning.check import check_policy, check_selector
 from holdfast.coordinator.planning.desired import Desired
 from holdfast.coordinator.planning.missing import MISSING, missing_snapshots
+from holdfast.coordinator.planning.orphaned import orphaned_points
 from holdfast.coordinator.planning.ownership import home
 from holdfast.coordinator.proxmox.calendar import CalendarEvent
 
@@ -243,6 +244,7 @@ def _conditions(protection: Protection, seen: Seen) -> tuple[Condition, ...]:
         computed.append(silent)
     elif report is not None and seen.desired.mode(vmid) is not Mode.OBSERVE:
         computed += missing_snapshots(protection, report, seen.now, seen.zone)
+        computed += orphaned_points(vmid, seen.desired, report)
     return (*computed, *(c for c in told if c.reason not in REASONS))
 
 

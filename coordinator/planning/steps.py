@@ -24,6 +24,8 @@ class TakePoint:
     """What it is taken for, besides replication."""
     pause: bool = False
     """Whether the guest is to be paused meanwhile: one instant over several pools takes that."""
+    freeze: bool = False
+    """Whether its file systems are to be flushed and frozen besides: a policy wants that."""
 
     @property
     def snapshot(self) -> str:
@@ -33,7 +35,8 @@ class TakePoint:
     def __str__(self) -> str:
         datasets = ", ".join(dataset for _, _, dataset in self.disks)
         why = f" for {', '.join(self.occasion.policies)}" if self.occasion.policies else ""
-        how = "while the guest is paused" if self.pause else "at one instant"
+        still = "frozen" if self.freeze else "paused" if self.pause else None
+        how = f"while the guest is {still}" if still else "at one instant"
         return f"take point {self.point} of guest {self.vmid}{why}: snapshot {datasets} {how}"
 
 

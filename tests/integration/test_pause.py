@@ -200,6 +200,13 @@ async def test_a_container_that_somebody_thaws_meanwhile_was_not_paused_all_the_
         assert await pause.resume() == "somebody thawed the container meanwhile"
 
 
+async def test_a_container_whose_file_systems_are_not_found_is_not_paused(places: Places, container: Path) -> None:
+    with pytest.raises(PauseRefused, match="tank/subvol-102-disk-0 is not mounted"):
+        async with _pauser(places).pause(GuestHere(102, "lxc", ("tank/subvol-102-disk-0",))):
+            pytest.fail("what it wrote may be in memory only")
+    assert _goes_on(container)
+
+
 async def test_a_guest_that_an_operator_has_paused_stays_paused(places: Places, vm: Path) -> None:
     monitor = Monitor(places.qmp.format(vmid=101), 5)
     monitor.execute("stop", time.monotonic() + 5)

@@ -1,8 +1,11 @@
-"""One instant over two pools, on real parts: a container of four volumes, frozen while its points are taken."""
+"""One instant over two pools, on real parts: a container of four volumes that stands still while points are taken."""
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 from .cluster import Cluster
 from .guest_writer import start_writer
@@ -38,8 +41,10 @@ def _check(host: Host, point: dict[str, Any]) -> None:
     check_counters([values[slot] for slot in VOLUMES], f"point {point['epoch']}-{point['sequence']} on {host.name}")
 
 
-def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[Host], recorder: Recorder) -> None:
-    source, target = hosts
+@pytest.fixture
+def container(cluster: Cluster, hosts: list[Host], recorder: Recorder) -> Iterator[Host]:
+    """The host of container 101, whose process writes to its four volumes in turn."""
+    source = hosts[0]
     for host in hosts:
         host.zpool_create("fast", "/dev/vdc")
     try:
@@ -50,33 +55,49 @@ def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[
         start_writer(source, "101", [f"/{_dataset(slot)}" for slot in VOLUMES], pause=0.01, payload=4096)
         recorder.wait_for("101", 1)
         source.run("pgrep -f '[w]riter.py' >/sys/fs/cgroup/lxc/101/cgroup.procs")
-        cluster.protect("20s", target, keep={"last": 9})
-        cluster.wait_for(lambda: len(cluster.points(target, 101)) >= 3, 120, "there are three points")
-        points = cluster.points(target, 101)
-        assert {p["consistency"] for p in points} == {"paused"}, points
-        for point in points:
-            _check(target, point)
-        lines = [
-            json.loads(line) for line in source.run("grep -h '\"paused\"' /var/log/holdfast/agent.log").splitlines()
-        ]
-        print(f"paused for {[line['seconds'] for line in lines]} s, four volumes on two pools")
-        assert all(line["held"] for line in lines)
-        _stays_frozen_no_longer(cluster, source)
+        yield source
     finally:
         for host in hosts:
             host.run("echo 0 >/sys/fs/cgroup/lxc/101/cgroup.freeze", check=False)
             host.run("pkill -f '[w]riter.py'; zpool destroy -f fast", check=False)
 
 
-def _stays_frozen_no_longer(cluster: Cluster, source: Host) -> None:
-    """Kill -9 of the agent in the middle of a pause."""
+def _snapshots(consistency: str, every: str) -> dict[str, Any]:
+    wanted = {"selector": {"all": True}, "every": every, "keep": "last=2", "consistency": consistency}
+    return {"kind": "SnapshotPolicy", "name": consistency, "spec": wanted}
+
+
+def test_points_over_two_pools_are_of_one_instant(cluster: Cluster, hosts: list[Host], container: Host) -> None:
+    target = hosts[1]
+    cluster.protect("20s", target, keep={"last": 9})
+    cluster.apply(_snapshots("frozen", every="60s"))
+
+    def got() -> set[str]:
+        return {p["consistency"] for p in cluster.points(target, 101)}
+
+    cluster.wait_for(lambda: got() == {"paused", "frozen"}, 400, "there are points of either kind")
+    for point in cluster.points(target, 101)[-3:]:
+        _check(target, point)
+    stood_still = pauses(container)
+    print("\n" + "\n".join(f"{how} for {s * 1000:.0f} ms, four volumes on two pools" for how, s, _ in stood_still))
+    assert {(how, held) for how, _, held in stood_still} == {("paused", True), ("frozen", True)}
+
+
+def test_a_guest_goes_on_when_the_agent_is_killed_in_the_middle_of_a_pause(cluster: Cluster, container: Host) -> None:
+    cluster.apply(_snapshots("paused", every="5s"))
     frozen = "grep -q 'frozen 1' /sys/fs/cgroup/lxc/101/cgroup.events"
-    agent = cluster.agents[source.name]
-    wait = f"for i in $(seq 3000); do ! {frozen} || break; sleep 0.01; done; {frozen}"
-    source.run(f"set -e; {wait}; pkill -9 -f '[h]oldfast-agent'")
+    agent = cluster.agents[container.name]
+    wait = f"until {frozen}; do sleep 0.02; done"
+    container.run(f"set -e; {wait}; kill -9 {agent.pid}", timeout=240)
     agent.kill()
     deadline = time.monotonic() + BOUND + 5
-    while source.result(frozen).status == 0:
+    while container.result(f"{frozen} || ls /run/holdfast/paused/101.json").status == 0:
         assert time.monotonic() < deadline, "the guest stays frozen"
         time.sleep(0.2)
-    assert "101.json" not in source.run("ls /run/holdfast/paused")
+
+
+def pauses(host: Host) -> list[tuple[str, float, bool]]:
+    """(paused or frozen, seconds, whether it held) of every time that a host's agent had its guest stand still."""
+    lines = host.run('grep -hE \'"event":"(paused|frozen)"\' /var/log/holdfast/agent.log').splitlines()
+    said = [json.loads(line) for line in lines]
+    return [(line["event"], line["seconds"], line["held"]) for line in said]

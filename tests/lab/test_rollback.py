@@ -6,9 +6,11 @@ from .cluster import Cluster
 from .host import Host
 
 _SUMS = "for n in 0 1; do dd if=/dev/zvol/tank/vm-101-disk-$n bs=1M iflag=direct status=none | md5sum; done"
-_WRITE = """set -e
+_WAIT = "for i in $(seq 300); do [ ! -e {device} ] || break; sleep 0.1; done"
+"""For the device of a zvol: it comes a moment after the zvol."""
+_WRITE = f"""set -e
 for n in 0 1; do
-    for i in $(seq 100); do [ ! -e /dev/zvol/tank/vm-101-disk-$n ] || break; sleep 0.1; done
+    {_WAIT.format(device="/dev/zvol/tank/vm-101-disk-$n")}
     dd if=/dev/urandom of=/dev/zvol/tank/vm-101-disk-$n bs=1M count=3 seek=$1 oflag=direct status=none
 done"""
 
@@ -78,8 +80,9 @@ def test_a_guest_goes_back_and_its_replica_follows(cluster: Cluster, hosts: list
     assert "brought back" in target.run("cat /var/log/holdfast/agent.log")
     name = cluster.points(target, 101)[-1]["members"][0]["snapshot"]
     for n, wanted in enumerate(third.splitlines()):
-        there = target.run(f"zfs clone -o volmode=dev tank/vm-101-disk-{n}@{name} tank/look-{n}; udevadm settle;"
-                           f" dd if=/dev/zvol/tank/look-{n} bs=1M iflag=direct status=none | md5sum")  # fmt: skip
+        device = f"/dev/zvol/tank/look-{n}"
+        target.run(f"set -e; zfs clone -o volmode=dev tank/vm-101-disk-{n}@{name} tank/look-{n}")
+        there = target.run(f"{_WAIT.format(device=device)}; dd if={device} bs=1M iflag=direct status=none | md5sum")
         assert there.strip() == wanted, "the replica holds what was written after the second rollback"
 
 
@@ -96,7 +99,10 @@ def test_a_rollback_that_is_cut_short_is_ended_by_the_agents_next_life(
     assert asked.returncode == 1, asked.stdout + asked.stderr
     killer.wait()
     cluster.start_agent(source)
-    cluster.wait_for(lambda: source.run(_SUMS, check=False) == first, 120, "the rollback is ended")
+    # to look at the disks would delay it: they would be in use
+    ended = 'grep -c \'rollback-101.*"state":"done"\' /var/log/holdfast/agent.log'
+    cluster.wait_for(lambda: source.run(ended, check=False).strip() == "1", 300, "the rollback is ended")
+    assert source.run(_SUMS) == first
     _write(source, 12)
     sent = len(cluster.sends(source))
     _point(cluster, source)

@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.point import Consistency, PointId
+from holdfast.coordinator.model.report import PointReport
+from holdfast.coordinator.model.snapshot_policy import Wish
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.protection import (
     TXG_MARGIN,
@@ -16,6 +18,7 @@ from holdfast.coordinator.planning.protection import (
     due_after,
     plan_point,
 )
+from holdfast.coordinator.planning.snapshots import Occasion
 from hypothesis import given
 from hypothesis import strategies as st
 from unit.planning.made import GUEST, NOON, VMID, Home, assignment, protection
@@ -277,12 +280,37 @@ def test_a_guest_on_several_pools_is_paused_unless_its_policies_do_without() -> 
         assert step.pause is expected
 
 
-def test_a_point_over_two_pools_is_paused_if_one_of_its_records_says_so() -> None:
+@pytest.mark.parametrize("slots", [("scsi0", "scsi1"), ("scsi0", "fast0")])
+def test_a_guest_is_frozen_for_a_policy_that_wants_it_whether_it_is_to_be_paused_or_not(slots: tuple[str, ...]) -> None:
+    wanted = protection(replace(assignment(slots=slots), pause=False))
+    for wish in Wish:
+        occasion = Occasion(policies=("hourly",), asked=wish)
+        step = plan_point(wanted, 1, Home(*slots).scan(), [], NOON, UTC, occasion=occasion).step
+        assert step is not None
+        assert step.freeze is (wish is Wish.FROZEN)
+        assert step.pause is (wish is not Wish.NONE and "fast0" in slots)
+
+
+@pytest.mark.parametrize("still", [Consistency.PAUSED, Consistency.FROZEN])
+def test_a_point_over_two_pools_is_paused_or_frozen_if_one_of_its_records_says_so(still: Consistency) -> None:
     home = Home("scsi0", "fast0")
     taken = home.take("scsi0", "fast0").model_copy(update={"consistency": Consistency.NONE})
-    paused = taken.model_copy(update={"consistency": Consistency.PAUSED})
+    stood_still = taken.model_copy(update={"consistency": still})
     assert taken.joined(taken).consistency == Consistency.NONE
-    assert taken.joined(paused).consistency == paused.joined(taken).consistency == Consistency.PAUSED
+    assert taken.joined(stood_still).consistency == stood_still.joined(taken).consistency == still
+
+
+def _reported(wish: Wish, consistency: Consistency) -> PointReport:
+    return PointReport(epoch=1, sequence=1, instant=NOON, consistency=consistency, disks=1, size=1, asked=wish)
+
+
+def test_a_point_is_as_asked_if_it_is_at_least_that() -> None:
+    as_asked = {wish: {c for c in Consistency if _reported(wish, c).as_asked} for wish in Wish}
+    assert as_asked == {
+        Wish.NONE: set(Consistency),
+        Wish.PAUSED: set(Consistency) - {Consistency.NONE},
+        Wish.FROZEN: {Consistency.FROZEN},
+    }
 
 
 def test_what_is_half_received_is_no_disk_to_take_a_point_of_though_it_bears_no_mark_yet() -> None:

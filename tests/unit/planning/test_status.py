@@ -77,6 +77,25 @@ def test_a_guest_whose_last_point_is_within_the_rpo_is_healthy() -> None:
     assert (guest.state, guest.targets[0].lag, guest.conditions) == (State.HEALTHY, 41, ())
 
 
+def test_points_of_a_deleted_snapshot_policy_are_told_with_what_lets_go_of_them() -> None:
+    taken = [
+        point(60, n).model_copy(update={"policies": names}) for n, names in ((1, ("hourly", "old")), (2, ("old",)))
+    ]
+    hourly = {"kind": "SnapshotPolicy", "selector": {"all": True}, "schedule": "hourly", "keep": "last=3"}
+    guest = only(status({"policies/hourly": hourly}, guests=told(point(41), points=tuple(taken))))
+    [said] = guest.conditions
+    assert said.reason == "PolicyDeleted"
+    assert said.message.startswith("2 points of guest 101 were taken for snapshot policy old, which has been deleted")
+    assert "holdfast snapshot delete 101 --policy old" in said.message
+    assert guest.state == State.HEALTHY
+
+
+def test_a_snapshot_policy_that_cannot_be_read_is_not_deleted() -> None:
+    taken = (point(60).model_copy(update={"policies": ("hourly",)}),)
+    guest = only(status({"policies/hourly": b"{}"}, guests=told(point(41), points=taken)))
+    assert "PolicyDeleted" not in reasons(guest)
+
+
 def test_a_guest_whose_last_point_is_older_than_the_rpo_is_breached() -> None:
     assert only(status(guests=told(point(61)))).state is State.BREACHED
 
