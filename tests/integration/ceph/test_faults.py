@@ -20,20 +20,24 @@ BOUND = 30.0
 """Seconds until a fault is told, where a mon or an OSD has 5 s to answer (the agent's default is 15)."""
 
 
-@pytest.fixture
-def own_ceph() -> Iterator[CephCluster]:
-    """One to be harmed."""
-    with ceph_running() as cluster:
+@pytest.fixture(scope="module")
+def harmed() -> Iterator[CephCluster]:
+    """One to be harmed: its OSD keeps its data over a kill -9."""
+    with ceph_running(store="bluestore") as cluster:
         yield cluster
 
 
 @pytest.fixture
-def own_site(etcd: EtcdCluster, tmp_path: Path, own_ceph: CephCluster, ceph: CephCluster) -> Site:
+def own_ceph(harmed: CephCluster) -> Iterator[CephCluster]:
+    """It is whole again for the next test."""
+    yield harmed
+    harmed.repair()
+
+
+@pytest.fixture
+def own_site(etcd: EtcdCluster, tmp_path: Path, own_ceph: CephCluster, place: Callable[..., Where]) -> Site:
     """From a cluster that can be harmed to one that is shared."""
-    own_ceph.rbd("namespace", "create", "--pool", "rbd", "--namespace", "home")
-    name = f"away-{own_ceph.directory.name}"
-    ceph.rbd("namespace", "create", "--pool", "rbd", "--namespace", name)
-    return Site(etcd.endpoints, tmp_path, (own_ceph, "rbd", "home"), (ceph, "rbd", name))
+    return Site(etcd.endpoints, tmp_path, place("home", own_ceph), place("away"))
 
 
 async def told(site: Site, *reasons: str, within: float = BOUND) -> str:
