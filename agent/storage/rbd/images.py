@@ -4,12 +4,12 @@ An image is opened only if something about it changed: the version of its header
 metadata, that of its object map whether anything was written. So an idle image costs two operations of an OSD.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.agent.storage.rbd import identity, names
+from holdfast.agent.storage.rbd import identity, mirroring, names
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.coordinator.model.names import check_dataset
 from holdfast.coordinator.planning.observed import Snapshot, Volume
@@ -26,6 +26,10 @@ class _Seen:
     name: str
     versions: Versions
     volume: Volume
+    primary: bool
+    """If it is mirrored: whether the others follow this one."""
+    fixed: bool
+    """Whether its versions tell when that changes."""
 
 
 class Images:
@@ -39,12 +43,13 @@ class Images:
     def look(self, pool: Pool) -> dict[str, Volume]:
         """Dataset → volume, of every image whose name can be one of ours or Proxmox's."""
         seen: dict[str, _Seen] = {}
+        mirrored = mirroring.statuses(pool)
         for entry in pool.rbd.RBD().list2(pool.io):
             id, name = entry["id"], entry["name"]
             if not id or not _plain(self._storeid, name):
                 continue
             try:
-                seen[id] = self._one(pool, id, name)
+                seen[id] = _with_mirror(self._one(pool, id, name), mirrored.get(id))
             except (pool.rbd.ImageNotFound, pool.rados.ObjectNotFound):
                 continue  # it was removed meanwhile
         self._seen = seen
@@ -53,10 +58,17 @@ class Images:
     def _one(self, pool: Pool, id: str, name: str) -> _Seen:
         versions = (_version(pool, f"rbd_header.{id}"), _version(pool, f"rbd_object_map.{id}"))
         before = self._seen.get(id)
-        if before is not None and before.name == name and before.versions == versions and versions[1]:
+        if before is not None and before.name == name and before.versions == versions and versions[1] and before.fixed:
             return before
         with opened(pool, name, read_only=True) as image:
-            return _Seen(name, versions, volume(pool, image, self._storeid, self._me))
+            found = volume(pool, image, self._storeid, self._me)
+            fixed = not mirroring.by_journal(pool, image)
+            return _Seen(name, versions, found, mirroring.is_primary(pool, image), fixed)
+
+
+def _with_mirror(seen: _Seen, status: Mapping[str, Any] | None) -> _Seen:
+    mirror = mirroring.described(status, primary=seen.primary) if status else None
+    return replace(seen, volume=replace(seen.volume, mirror=mirror)) if mirror != seen.volume.mirror else seen
 
 
 def _plain(storeid: str, name: str) -> bool:
@@ -104,17 +116,16 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
     told = _tells(pool, image)
     snapshots, before = [], None
     for found in listed:
-        written, held = UNKNOWN, 0
+        written, held = 0, 0  # what was written before one of rbd-mirror, say, counts to the next that people may name
         if found["name"] in user:
             held = int(image.is_protected_snap(found["name"]))
-            if told and (before is None or before in user):
-                image.set_snap(found["name"])
-                written = _changed(image, before)
+            image.set_snap(found["name"])
+            written = _changed(image, before) if told else UNKNOWN
+            before = found["name"]
         snapshots.append(Snapshot(found["name"], guid_by_name[found["name"]], found["id"], written, 0, held))
-        before = found["name"]
     image.set_snap(None)
     cut = identity.partial(came, [s.name for s in snapshots])
-    written = _changed(image, before) if told and (before is None or before in user) else UNKNOWN
+    written = _changed(image, before) if told else UNKNOWN
     return Volume(
         dataset=f"{names.PREFIX}{storeid}/{image.get_name()}",
         kind="volume",

@@ -16,6 +16,7 @@ from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.storage.rbd import anchor, names
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.images import guids, opened, volume
+from holdfast.agent.storage.rbd.mirroring import is_primary
 from holdfast.coordinator.model.point import Member, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Volume
@@ -62,6 +63,12 @@ def same_as(pool: Pool, dataset: str, before: tuple[str, int] | None, me: str) -
 def snapshot(pool: Pool, dataset: str, name: str) -> Taken:
     """Make one snapshot."""
     with opened(pool, names.image_of(dataset)) as image:
+        if not is_primary(pool, image):
+            raise Refused(
+                "NotPrimary",
+                f"{dataset} is a copy that rbd-mirror brings from another cluster. Where the guest is to run here,"
+                " promote it first (rbd mirror image promote).",
+            )
         image.create_snap(name)
         return Taken(name, guids(pool, image)[name], made=True)
 
