@@ -73,7 +73,7 @@ def _with_mirror(seen: _Seen, status: Mapping[str, Any] | None) -> _Seen:
 
 def _plain(storeid: str, name: str) -> bool:
     try:
-        check_dataset(f"{names.PREFIX}{storeid}/{name}")
+        check_dataset(names.dataset(storeid, name))
     except ValueError:
         return False
     return "/" not in name
@@ -114,20 +114,20 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
     listed = sorted(image.list_snaps(), key=lambda s: s["id"])
     user = {s["name"] for s in listed if _is_user(pool, s)}
     told = _tells(pool, image)
-    snapshots, before = [], None
+    snapshots, before, size = [], None, None
     for found in listed:
         written, held = 0, 0  # what was written before one of rbd-mirror, say, counts to the next that people may name
         if found["name"] in user:
             held = int(image.is_protected_snap(found["name"]))
             image.set_snap(found["name"])
-            written = _changed(image, before) if told else UNKNOWN
-            before = found["name"]
+            written = _written(image, before, size, told=told)
+            before, size = found["name"], found["size"]
         snapshots.append(Snapshot(found["name"], guid_by_name[found["name"]], found["id"], written, 0, held))
     image.set_snap(None)
     cut = identity.partial(came, [s.name for s in snapshots])
-    written = _changed(image, before) if told else UNKNOWN
+    written = _written(image, before, size, told=told)
     return Volume(
-        dataset=f"{names.PREFIX}{storeid}/{image.get_name()}",
+        dataset=names.dataset(storeid, image.get_name()),
         kind="volume",
         guid=identity.guid(pool.fsid, pool.id, image.id()),
         size=max(1, image.size()),
@@ -141,7 +141,19 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         resume_base=cut[1].base if cut else None,
         marks=_marks(metadata, me),
         snapshots=tuple(snapshots),
+        origin=_origin(pool, image, storeid),
     )
+
+
+def _origin(pool: Pool, image: Any, storeid: str) -> str | None:
+    """What it is a clone of, if that is in the same pool and namespace."""
+    try:
+        parent = image.get_parent_image_spec()
+    except pool.rbd.ImageNotFound:
+        return None
+    if (parent["pool_name"], parent["pool_namespace"]) != (pool.io.get_pool_name(), pool.io.get_namespace()):
+        return None
+    return f"{names.dataset(storeid, parent['image_name'])}@{parent['snap_name']}"
 
 
 def _is_user(pool: Pool, snapshot: Any) -> bool:
@@ -154,6 +166,12 @@ def _tells(pool: Pool, image: Any) -> bool:
     fast = pool.rbd.RBD_FEATURE_FAST_DIFF | pool.rbd.RBD_FEATURE_OBJECT_MAP
     invalid = pool.rbd.RBD_FLAG_FAST_DIFF_INVALID | pool.rbd.RBD_FLAG_OBJECT_MAP_INVALID
     return bool(image.features() & fast == fast and not image.flags() & invalid)
+
+
+def _written(image: Any, since: str | None, size: int | None, *, told: bool) -> int:
+    """Bytes, by whole objects, since a snapshot of this size: one that was resized is not the same any more."""
+    written = _changed(image, since) if told else UNKNOWN
+    return max(written, UNKNOWN) if size not in (None, image.size()) else written
 
 
 def _changed(image: Any, since: str | None) -> int:
@@ -177,4 +195,7 @@ def _marks(metadata: dict[str, str], me: str) -> dict[str, str]:
         marks["replica"] = mark if node == me else f"{node}:{mark}"
     if names.ASIDE in metadata:
         marks["aside"] = metadata[names.ASIDE]
+    node, _, mark = metadata.get(names.COPY, "").partition(" ")
+    if node == me:
+        marks["copy"] = mark
     return marks

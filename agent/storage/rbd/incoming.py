@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.agent.ports import ReceiveOrder, Refused
-from holdfast.agent.storage.rbd import identity, names
+from holdfast.agent.storage.rbd import identity, names, trash
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.identity import Received
 from holdfast.agent.storage.rbd.images import opened, volume
@@ -79,8 +79,11 @@ def _drop_marks(image: Any, metadata: Mapping[str, str], before: Volume) -> None
             image.metadata_remove(names.SNAP + name)
 
 
-def abort(pool: Pool, dataset: str, me: str) -> None:
-    """Undo a cut stream. An image that has never had a snapshot goes; nothing is done where no stream was cut."""
+def abort(pool: Pool, dataset: str, me: str, grace: float) -> None:
+    """Undo a cut stream. An image that has never had a snapshot goes, to the trash for `grace` seconds.
+
+    Nothing is done where no stream was cut.
+    """
     name = names.image_of(dataset)
     with opened(pool, name, read_only=True) as image:
         before = volume(pool, image, names.storeid_of(dataset), me)
@@ -88,7 +91,7 @@ def abort(pool: Pool, dataset: str, me: str) -> None:
     if before.resume_token is None:
         return
     if before.newest is None:
-        pool.rbd.RBD().remove(pool.io, name)
+        trash.move(pool, name, me, grace)
         return
     with opened(pool, name) as image:
         _undo(image, before)

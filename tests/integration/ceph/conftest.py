@@ -17,7 +17,7 @@ _made = 0
 def _clusters() -> Iterator[tuple[CephCluster, CephCluster]]:
     """Both are started at once."""
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(2) as threads:
-        starting = [threads.submit(lambda: stack.enter_context(ceph_running())) for _ in range(2)]
+        starting = [threads.submit(lambda: stack.enter_context(ceph_running(store="memstore"))) for _ in range(2)]
         yield starting[0].result(), starting[1].result()
 
 

@@ -17,7 +17,7 @@ from integration.etcd_cluster import EtcdCluster
 pytestmark = pytest.mark.timeout(240, func_only=True)
 
 BOUND = 30.0
-"""Seconds until a fault is told, where a mon or an OSD has 5 s to answer (the agent's default is 15)."""
+"""Seconds until a fault is told, where a mon or an OSD has 3 or 5 s to answer (the agent's default is 15)."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def own_ceph(harmed: CephCluster) -> Iterator[CephCluster]:
 @pytest.fixture
 def own_site(etcd: EtcdCluster, tmp_path: Path, own_ceph: CephCluster, place: Callable[..., Where]) -> Site:
     """From a cluster that can be harmed to one that is shared."""
-    return Site(etcd.endpoints, tmp_path, place("home", own_ceph), place("away"))
+    return Site(etcd.endpoints, tmp_path, place("home", own_ceph), place("away"), timeout=3)
 
 
 async def told(site: Site, *reasons: str, within: float = BOUND) -> str:
@@ -124,6 +124,7 @@ async def test_a_wrong_key_and_a_missing_pool_are_told_by_name_and_other_storage
 
 
 async def test_a_storage_whose_mon_is_silent_holds_up_no_other(site: Site, store: EtcdStore) -> None:
+    site.timeout = 3
     await site.define(store)
     with socket.create_server((address := free_address(), 3300)):  # it takes connections, and says nothing
         properties = {"pool": "rbd", "monhost": address}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(180, func_only=True)
 async def test_superseded_snapshots_go_from_a_full_pool(ceph: CephCluster, tmp_path: Path) -> None:
     ceph.make_pool("tight")
     where = (ceph, "tight", "")
-    async with volumes_on(where, tmp_path, answers_in=5) as volumes:
+    async with volumes_on(where, tmp_path, answers_in=3) as volumes:
         with by_hand(where) as hand:
             hand.write(IMAGES[0], bytes(1) * MIB)
             first = await volumes.take(order(1, Consistency.ATOMIC))

@@ -142,3 +142,18 @@ async def test_an_agent_that_dies_in_mid_stream_goes_on_after_its_restart(site: 
             site.start("beta")
             await site.progress(seconds=60)
             assert await same_at_every_point(site) >= 3
+
+
+@pytest.mark.parametrize("size", ["96M", "32M"], ids=["grown", "shrunk"])
+async def test_a_replica_follows_a_disk_that_is_resized(site: Site, store: EtcdStore, size: str) -> None:
+    await site.define(store)
+    with by_hand(site.home) as home:
+        home.write("vm-101-disk-0", os.urandom(MIB), 60 * MIB)
+        async with running(site):
+            await site.progress()
+            site.rbd(site.home, "resize", "--allow-shrink", "--no-progress", "--size", size, "--image", "vm-101-disk-0")
+            await site.progress()
+            resized = (await site.scan()).volumes["rbd:away/vm-101-disk-0"]
+            assert resized.size == int(size[:-1]) * MIB
+            assert await same_at_every_point(site) >= 3
+            assert site.reasons() == {}
