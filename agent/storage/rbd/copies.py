@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.agent.ports import CopyOrder, Refused, VolumesError
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.cluster import Pool
-from holdfast.agent.storage.rbd.images import opened
+from holdfast.agent.storage.rbd.images import opened, parent_of
 
 
 def make(pool: Pool, order: CopyOrder, me: str, data_pool: str | None) -> None:
@@ -57,15 +57,16 @@ def drop(pool: Pool, dataset: str, me: str) -> None:
         with opened(pool, name, read_only=True) as image:
             if dict(image.metadata_list()).get(names.COPY, "").partition(" ")[0] != me:
                 raise Refused("NotACopy", f"{dataset} is no copy that this node has made; it is left alone.")
-            parent = image.get_parent_image_spec()
+            parent = parent_of(pool, image)
     except pool.rbd.ImageNotFound:
-        raise VolumesError(f"{dataset} has gone since it was last seen, or what it is a clone of.") from None
+        raise VolumesError(f"{dataset} has gone since it was last seen; it is looked for again.") from None
     pool.rbd.RBD().remove(pool.io, name)
-    with opened(pool, parent["image_name"]) as image:
-        _free(pool, image, parent["snap_name"])
+    if parent is not None:
+        with opened(pool, parent["image_name"]) as image:
+            _free(image, parent["snap_name"])
 
 
-def _free(pool: Pool, image: Any, snapshot: str) -> None:
+def _free(image: Any, snapshot: str) -> None:
     """Unprotect the snapshot of a replica, whose commits remove it one day. The owner's are held for other reasons."""
     there = {s["name"] for s in image.list_snaps()}
     replica = names.REPLICA in dict(image.metadata_list())

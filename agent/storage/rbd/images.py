@@ -145,13 +145,20 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
     )
 
 
-def _origin(pool: Pool, image: Any, storeid: str) -> str | None:
-    """What it is a clone of, if that is in the same pool and namespace."""
+def parent_of(pool: Pool, image: Any) -> Mapping[str, str] | None:
+    """What an open image is a clone of; None if of nothing, or of nothing any more: it may have been flattened."""
     try:
-        parent = image.get_parent_image_spec()
+        found: Mapping[str, str] = image.get_parent_image_spec()
     except pool.rbd.ImageNotFound:
         return None
-    if (parent["pool_name"], parent["pool_namespace"]) != (pool.io.get_pool_name(), pool.io.get_namespace()):
+    return found
+
+
+def _origin(pool: Pool, image: Any, storeid: str) -> str | None:
+    """What it is a clone of, if that is in the same pool and namespace."""
+    here = (pool.io.get_pool_name(), pool.io.get_namespace())
+    parent = parent_of(pool, image)
+    if parent is None or (parent["pool_name"], parent["pool_namespace"]) != here:
         return None
     return f"{names.dataset(storeid, parent['image_name'])}@{parent['snap_name']}"
 

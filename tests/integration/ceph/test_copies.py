@@ -97,6 +97,23 @@ async def test_a_copy_of_a_replicas_point_is_none_of_its_replicas_and_leaves_its
             assert not image.is_protected_snap(point.members[0].snapshot)
 
 
+async def test_a_copy_that_was_flattened_holds_nothing_and_is_removed_as_any_other(
+    volumes: NodeVolumes, where: Where
+) -> None:
+    with by_hand(where) as hand:
+        hand.write(IMAGES[0], b"as it was")
+        point = await volumes.take(order(1, Consistency.ATOMIC))
+        await volumes.hold(by_name(point))
+        await volumes.make_copy(copy_of(point))
+        with binding.rbd().Image(hand.io, COPY) as image:
+            image.flatten()
+        await gone(volumes, point)
+        assert hand.snapshots(IMAGES[0]) == []
+        assert hand.read(COPY, length=9) == b"as it was"
+        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+        assert COPY not in binding.rbd().RBD().list(hand.io)
+
+
 async def test_only_a_copy_of_this_node_is_removed(volumes: NodeVolumes, where: Where) -> None:
     Site.rbd(where, "create", "--size", "8M", "--image", COPY)
     with pytest.raises(Refused, match="left alone"):
