@@ -52,6 +52,7 @@ def _clone(pool: Pool, parent: str, snapshot: str, name: str, data_pool: str | N
 
 def drop(pool: Pool, dataset: str, me: str) -> None:
     """Remove a copy that this node has made. What it was a clone of need not be protected for it any more."""
+    pool.io.set_osdmap_full_try()
     name = names.image_of(dataset)
     try:
         with opened(pool, name, read_only=True) as image:

@@ -49,16 +49,18 @@ class Images:
             if not id or not _plain(self._storeid, name):
                 continue
             try:
-                seen[id] = _with_mirror(self._one(pool, id, name), mirrored.get(id))
+                seen[id] = _with_mirror(self._one(pool, id, name, id in mirrored), mirrored.get(id))
             except (pool.rbd.ImageNotFound, pool.rados.ObjectNotFound):
                 continue  # it was removed meanwhile
         self._seen = seen
         return {each.volume.dataset: each.volume for each in seen.values()}
 
-    def _one(self, pool: Pool, id: str, name: str) -> _Seen:
+    def _one(self, pool: Pool, id: str, name: str, mirrored: bool) -> _Seen:
         versions = (_version(pool, f"rbd_header.{id}"), _version(pool, f"rbd_object_map.{id}"))
         before = self._seen.get(id)
-        if before is not None and before.name == name and before.versions == versions and versions[1] and before.fixed:
+        if before is not None and mirrored and not before.fixed:
+            before = None
+        if before is not None and before.name == name and before.versions == versions and versions[1]:
             return before
         with opened(pool, name, read_only=True) as image:
             found = volume(pool, image, self._storeid, self._me)

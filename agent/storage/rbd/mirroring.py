@@ -6,7 +6,7 @@ Snapshots are taken of the primary one alone; librbd refuses others.
 
 A pool without rbd-mirror costs one operation of an OSD a look, one with it two more for each 64 images. Which side an
 image is on comes with its header, by a feature bit, where it is mirrored by snapshots. Journals say it nowhere else
-than in their own objects, so an image that has one is opened at every look.
+than in their own objects, so an image that is mirrored by one is opened at every look.
 """
 
 from collections.abc import Mapping

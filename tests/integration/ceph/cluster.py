@@ -2,8 +2,8 @@
 
 Every cluster has a loopback address of its own, so several run side by side. It is up in 2 s (memstore) to 5 s
 (BlueStore) because all keys are in the mon's seed keyring and paxos proposes at once. What Ceph itself looks at every
-5 s (quotas, statistics) it does every second here, and a client that died counts as gone after 10 s instead of 30:
-one that lives renews its watch every 5 s.
+5 s (quotas, statistics) it does every second here, and a client that died counts as gone after 6 s instead of
+30: one that lives renews its watch every second instead of every 5 s.
 """
 
 import contextlib
@@ -70,6 +70,7 @@ osd_mon_report_interval = 1
 [client]
 admin_socket =
 log_file =
+objecter_tick_interval = 1
 rbd_mirror_pool_replayers_refresh_interval = 1
 rbd_mirror_image_state_check_interval = 1
 [mon]
@@ -82,7 +83,7 @@ mgr_pool = false
 osd_data = {dir}/osd$id
 keyring = {dir}/osd$id/keyring
 osd_objectstore = {store}
-osd_client_watch_timeout = 10
+osd_client_watch_timeout = 6
 memstore_device_bytes = 2147483648
 bluestore_block_size = 10737418240
 bluestore_block_create = true

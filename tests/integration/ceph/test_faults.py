@@ -169,7 +169,7 @@ def set_quota(cluster: CephCluster, pool: str, size: int) -> None:
     deadline = time.monotonic() + 60
     while ("full" in flags_of(cluster, pool)) != bool(size):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def flags_of(cluster: CephCluster, pool: str) -> list[str]:

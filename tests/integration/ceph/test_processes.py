@@ -40,6 +40,7 @@ class Process:
             "state": str(self._folder / "state"),
             "ceph_keys": str(self._folder / "keys"),
             "ceph_conf": "/nonexistent",
+            "pause": 20,
         }
         self._config.write_bytes(orjson.dumps(settings))  # JSON is YAML
         self._process: subprocess.Popen[bytes] | None = None
