@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from holdfast.agent.guests.pauser import Pauser, Places
 from holdfast.agent.mqtt.settings import MqttSettings
+from holdfast.agent.storage.rbd.trash import GRACE
 from holdfast.coordinator.config import EtcdSettings
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Identity, Role
@@ -55,6 +56,8 @@ class AgentSettings(EtcdSettings):
     """Where the keys of Ceph storages are: STOREID.keyring, and STOREID.conf where one needs its own configuration."""
     ceph_conf: Path = Path("/etc/ceph/ceph.conf")
     """The configuration of Ceph for storages that have none of their own."""
+    ceph_trash: Annotated[float, Field(ge=0)] = GRACE
+    """Seconds for which an image that Holdfast removes stays in Ceph's trash."""
     mirror: Path | None = None
     """`/etc/pve` on a Proxmox node: its storages and guests become desired state, by one elected node."""
     mirror_cert: Path | None = None

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from holdfast.agent.context import Context
 from holdfast.agent.ports import CopyOrder, Refused
+from holdfast.coordinator.model.capabilities import Capability, lacking
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.copies import Copy, CopyMark, copies, dataset, folder, missing, where
@@ -16,6 +17,9 @@ async def make(context: Context, ask: Request) -> str:
     assert ask.name is not None
     scan = await context.scanner.look(ask.vmid, 0)
     point = _point(context, scan, ask.vmid, PointId.parse(ask.at))
+    wanted = Capability.CLONE if ask.seconds is None else Capability.MOUNT
+    if why := next(filter(None, (lacking(each.dataset, wanted) for each in point.members)), None):
+        raise Refused("NotPossible", why)
     found = copies(scan).get((ask.vmid, ask.name))
     if found is not None and (found.point != ask.at or (found.until is None) != (ask.seconds is None)):
         raise Refused("NameTaken", f"guest {ask.vmid} has another copy {ask.name}, of point {found.point}.")

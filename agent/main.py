@@ -87,7 +87,9 @@ async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
     publisher = _publisher(settings, host)
     loop = asyncio.get_running_loop()
     async with settings.store() as store:
-        volumes = NodeVolumes(settings.node, host.now, settings.ceph_keys, settings.ceph_conf)
+        volumes = NodeVolumes(
+            settings.node, host.now, settings.ceph_keys, settings.ceph_conf, grace=settings.ceph_trash
+        )
         parts = Agent(settings, store, volumes, wire, host, credentials, publisher)
         volumes.storages = parts.storages
         agent = asyncio.create_task(_serve(parts, settings, host, publisher))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from holdfast.agent.guest import GuestWorker
+from holdfast.agent.mirrors import mirror_reports
 from holdfast.agent.points import point_report
 from holdfast.agent.ports import Host, VolumesError
 from holdfast.agent.scanner import Scanner
@@ -143,7 +144,14 @@ class Reporter:
             )
             for name, target in sorted(state.targets.items())
         )
-        return GuestReport(epoch=state.epoch, targets=targets, points=state.points, conditions=self._since[key])
+        scan = self._scanner.known(worker.vmid)
+        return GuestReport(
+            epoch=state.epoch,
+            targets=targets,
+            points=state.points,
+            mirrors=tuple(mirror_reports(protection.disks, scan)) if protection and scan else (),
+            conditions=self._since[key],
+        )
 
     def _replicas(self) -> dict[int, list[RecoveryPoint]]:
         mine = self._view.owned().keys()

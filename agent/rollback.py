@@ -14,13 +14,14 @@ from holdfast.agent.outcomes import Outcomes
 from holdfast.agent.ports import GuestHere, Refused
 from holdfast.agent.taking import Taker
 from holdfast.coordinator.model.answers import RollbackPreview
+from holdfast.coordinator.model.capabilities import Capability, lacking
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import RequestState
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.assignment import Protection
-from holdfast.coordinator.planning.observed import Scan, is_rbd
+from holdfast.coordinator.planning.observed import Scan
 from holdfast.coordinator.planning.protection import step_now
 from holdfast.coordinator.planning.rollback import Move, begun, left_alone, moves, plan_moves, would_lose
 from holdfast.coordinator.store.locks import Held
@@ -100,8 +101,9 @@ class Rollback:
         if point is None:
             known = ", ".join(str(p.id) for p in scan.complete_points(self._vmid)) or "none"
             raise Refused("UnknownPoint", f"{self._context.me} has no point {self._to} of it (has: {known}).")
-        if any(is_rbd(m.dataset) for m in point.members):
-            raise Refused("NotOnRbd", "going back works for guests whose disks all lie on ZFS only so far.")
+        for member in point.members:
+            if why := lacking(member.dataset, Capability.ROLLBACK):
+                raise Refused("NotPossible", f"{why} Look at a copy of the point instead: holdfast snapshot clone.")
         return point
 
     async def _check_unused(self, protection: Protection, point: RecoveryPoint) -> None:
@@ -153,6 +155,8 @@ async def preview(context: Context, guests: Collection[int], vmid: int, to: Poin
         known = ", ".join(map(str, points)) or "none"
         return RollbackPreview(refused=f"{context.me} has no complete point {to} of guest {vmid} (has: {known})")
     datasets = tuple(m.dataset for m in points[to].members)
+    if why := next(filter(None, (lacking(each, Capability.ROLLBACK) for each in datasets)), None):
+        return RollbackPreview(refused=why)
     users = await context.host.users(GuestHere(vmid, protection.guest.type, datasets))
     if users:
         return RollbackPreview(refused=f"guest {vmid} runs: {', '.join(users[:5])} use its disks. Shut it down first")

@@ -21,6 +21,7 @@ from holdfast.agent.ports import (
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import TIMEOUT
+from holdfast.agent.storage.rbd.trash import GRACE
 from holdfast.agent.storage.rbd.volumes import RbdVolumes
 from holdfast.agent.storage.zfs.volumes import ZfsVolumes
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
@@ -32,15 +33,26 @@ from holdfast.coordinator.planning.observed import Scan, pool_of
 class NodeVolumes:
     """All storage of one node that Holdfast knows to handle."""
 
-    def __init__(self, me: str, now: Callable[[], datetime], keys: Path, conf: Path, timeout: float = TIMEOUT) -> None:
-        """`keys`: where the keyrings of Ceph storages are, by STOREID.keyring; `conf`: the node's ceph.conf."""
+    def __init__(
+        self,
+        me: str,
+        now: Callable[[], datetime],
+        keys: Path,
+        conf: Path,
+        timeout: float = TIMEOUT,
+        grace: float = GRACE,
+    ) -> None:
+        """`keys`: where the keyrings of Ceph storages are, by STOREID.keyring; `conf`: the node's ceph.conf.
+
+        Ceph has `timeout` seconds to answer; what is removed from it stays in its trash for `grace` seconds.
+        """
         self.storages: Callable[[], Mapping[str, Storage]] = dict
         """The storages of desired state."""
         self._me = me
         self._now = now
         self._keys, self._conf, self._timeout = keys, conf, timeout
         self._zfs = ZfsVolumes(now)
-        self._rbd = RbdVolumes(me, now, self._access)
+        self._rbd = RbdVolumes(me, now, self._access, grace)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -11,6 +11,7 @@ from datetime import tzinfo
 from typing import Protocol
 
 import structlog
+from holdfast.agent.mirrors import kept_by_mirror
 from holdfast.agent.moving import Mover
 from holdfast.agent.ports import Channel, CommitOrder, Host, ReceiveOrder, Refused, Volumes, VolumesError, WireError
 from holdfast.agent.scanner import RECENT, SESSION, Scanner
@@ -127,6 +128,8 @@ class Receiver:
         for dataset in sorted(allowed_datasets(self._known.assignment_here(claim.vmid))):
             if why := scan.failed.get(pool_of(dataset)):
                 raise Refused("StorageFailed", f"{self._me} cannot look at what it has of the guest: {why}")
+            if (volume := scan.volumes.get(dataset)) and volume.mirror is not None:
+                raise kept_by_mirror(dataset)
 
     def _allow(self, claim: Claim, datasets: list[str], scan: Scan, partial: int = 0) -> None:
         """Only datasets that this guest's assignment names, and none that is somebody else's.

@@ -1,9 +1,12 @@
 """`explain`: everything about one guest, in words; the same words as `status`."""
 
+from datetime import UTC, datetime
+
 import click
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, duration, line, moment, show, span
 from holdfast.coordinator.cli.state import State, load
+from holdfast.coordinator.model.capabilities import Capability
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.planning.assignment import Protection, assign, selects
@@ -46,6 +49,8 @@ def words(row: GuestStatus, state: State) -> list[str]:
         said += _policies(row.vmid, guest, state)
     if protection is not None and guest is not None:
         said += _disks(guest, protection)
+        said += _storages(guest, state)
+    said += _mirrors(row, state)
     said += [_target(target) for target in row.targets]
     said += [f"{c.reason}: {c.message}" + (f" (since {moment(c.since)})" if c.since else "") for c in row.conditions]
     if row.conditions:
@@ -116,6 +121,30 @@ def _disks(guest: Guest, protection: Protection) -> list[str]:
             said.append(f"Disk {slot}, {disk.volume}: left out (replicate: false).")
         else:
             said.append(f"Disk {slot}, {disk.volume}: goes to {', '.join(goes.get(slot, [])) or 'no target'}.")
+    return said
+
+
+def _storages(guest: Guest, state: State) -> list[str]:
+    """What the storages of its disks cannot do, as nobody asks for what can be done."""
+    said = []
+    for storeid in sorted({disk.storeid for disk in guest.disks.values() if disk.replicate}):
+        storage = state.desired.storages.get(storeid)
+        if storage is not None and storage.can(Capability.POINTS):
+            lacks = ", ".join(each.words for each in Capability if not storage.can(each))
+            said.append(f"Storage {storeid} (type {storage.type}) cannot: {lacks}.")
+    return said
+
+
+def _mirrors(row: GuestStatus, state: State) -> list[str]:
+    """What rbd-mirror does with its disks: another tool's work, which Holdfast leaves alone."""
+    report = state.reports.guests.get((row.owner.node, row.vmid)) if row.owner else None
+    said = []
+    for mirror in report.mirrors if report else ():
+        side = "its image is the primary one" if mirror.primary else "its image is a copy, not the primary one"
+        age = f", {duration((datetime.now(UTC) - mirror.at).total_seconds())} behind" if mirror.at else ""
+        silent = "" if mirror.up else ", its daemon does not report"
+        detail = f" ({mirror.detail})" if mirror.detail else ""
+        said.append(f"Disk {mirror.disk} is also kept by rbd-mirror: {side}; {mirror.state}{age}{silent}{detail}.")
     return said
 
 

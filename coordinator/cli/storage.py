@@ -7,6 +7,7 @@ from typing import Any
 import click
 from holdfast.coordinator.cli import inputs
 from holdfast.coordinator.cli.output import complain, show, table
+from holdfast.coordinator.model.capabilities import CAN, Capability
 from holdfast.coordinator.proxmox.storage_config import Storage, StorageConfig
 
 
@@ -28,6 +29,18 @@ def check(file: Path, strict: bool, output: str) -> None:
         _print(file, config)
     if strict and (config.warnings or config.errors):
         sys.exit(1)
+
+
+@storage.command("capabilities")
+@inputs.output_option
+def capabilities(output: str) -> None:
+    """Show what Holdfast can do with the volumes of each type of storage."""
+    if output == "json":
+        inputs.echo_json({type: sorted(can) for type, can in CAN.items()})
+        return
+    types = sorted(CAN)
+    rows = [(each, *("yes" if each in CAN[type] else "no" for type in types), each.words) for each in Capability]
+    show(table(("CAPABILITY", *types, "MEANS TO"), rows, sys.stdout.isatty()))
 
 
 def as_json(config: StorageConfig) -> dict[str, Any]:

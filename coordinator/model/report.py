@@ -72,6 +72,23 @@ class TargetReport(Record):
     """Until this moment nothing had been written since `last`: the replica is as fresh as if made then."""
 
 
+class MirrorReport(Record):
+    """What rbd-mirror, which is not Holdfast's, says of one copy of a disk's image."""
+
+    disk: str
+    """The slot."""
+    primary: bool
+    """Whether the guest's image is the one that is copied; else it is the copy, and nobody can write to it."""
+    state: str
+    """In rbd-mirror's words: `replaying`, `syncing`, `stopped`, `error`, `unknown` …"""
+    up: bool = False
+    """Whether the daemon that brings it reports."""
+    at: Instant | None = None
+    """The instant of which the copy has everything, where that is told: how old it is follows."""
+    detail: str = ""
+    """What else rbd-mirror says."""
+
+
 class GuestReport(Record):
     """What the owner's agent says of a guest."""
 
@@ -81,6 +98,8 @@ class GuestReport(Record):
     """Each target in force."""
     points: tuple[PointReport, ...] = ()
     """Complete ones where the guest runs, oldest first."""
+    mirrors: tuple[MirrorReport, ...] = ()
+    """What rbd-mirror does with its disks besides."""
     conditions: tuple[Condition, ...] = ()
     """What is wrong."""
 

@@ -3,12 +3,10 @@
 import re
 from typing import Self
 
+from holdfast.coordinator.model.capabilities import CAN, Capability
 from holdfast.coordinator.model.names import NodeName, check_dataset
 from holdfast.coordinator.model.record import Record
 from pydantic import Field, model_validator
-
-REPLICABLE = frozenset({"zfspool", "rbd"})
-"""Storage types that Holdfast replicates so far, each to its own kind."""
 
 _CEPH_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*\Z")
 
@@ -50,10 +48,10 @@ class Storage(Record):
         """Whether Proxmox offers this storage on `node`."""
         return not self.disabled and (self.nodes is None or node in self.nodes)
 
-    @property
-    def replicable(self) -> bool:
-        """Whether volumes here can be replicated to another storage of the same type. RBD is shared by its nature."""
-        return self.type == "rbd" or (self.type in REPLICABLE and not self.shared)
+    def can(self, wanted: Capability) -> bool:
+        """Whether it can; one that is shared although its type is not made for that can do nothing."""
+        found = CAN.get(self.type, frozenset())
+        return wanted in found and (not self.shared or Capability.SHARED in found)
 
     def dataset(self, storeid: str, volname: str) -> str:
         """What holds a volume of this storage, which is called `storeid`: `<pool>/<name>`, or `rbd:STOREID/<name>`.

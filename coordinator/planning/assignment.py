@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from holdfast.coordinator.model.capabilities import Capability, types_that
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Guest
 from holdfast.coordinator.model.keep import Keep
@@ -10,7 +11,6 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.policy import ProtectionPolicy, Target
 from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
-from holdfast.coordinator.model.storage import REPLICABLE
 from holdfast.coordinator.planning.desired import Desired
 from holdfast.coordinator.planning.ownership import home
 
@@ -173,13 +173,13 @@ def _blocked(vmid: int, guest: Guest, at: str | None, desired: Desired) -> tuple
                     f" Apply a Storage of that name, {leave_out}.",
                 )
             )
-        elif not storage.replicable:
+        elif not storage.can(Capability.POINTS):
             what = "shared" if storage.shared else f"of type {storage.type}"
             found.append(
                 Condition(
                     reason="UnreplicableStorage",
                     message=f"Disk {slot} of guest {vmid} is on storage {disk.storeid}, which is {what}:"
-                    f" no points are taken there (they are on: {', '.join(sorted(REPLICABLE))}). Move the disk,"
+                    f" no points are taken there (they are on: {types_that(Capability.POINTS)}). Move the disk,"
                     f" {leave_out}.",
                 )
             )
@@ -222,7 +222,7 @@ def _to_target(
                 f"Disk {slot} of guest {vmid} would go to storage {mapped} on {target.node}, which has no such storage."
                 f" Define it there, or map {disk.storeid} to another in the policy's target (storages:).",
             )
-        if there.type != source.type or not there.replicable:
+        if there.type != source.type or not there.can(Capability.REPLICAS):
             return refuse(
                 "TargetStorageType",
                 f"Disk {slot} of guest {vmid} is on {disk.storeid} of type {source.type}, and storage {mapped} of"

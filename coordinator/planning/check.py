@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from holdfast.coordinator.model.capabilities import Capability, types_that
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Guest, Placement
 from holdfast.coordinator.model.node import Node
@@ -17,7 +18,7 @@ from holdfast.coordinator.model.policy import ProtectionPolicy, Target
 from holdfast.coordinator.model.record import Record
 from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.model.snapshot_policy import SnapshotPolicy
-from holdfast.coordinator.model.storage import REPLICABLE, Storage
+from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.planning.assignment import assign
 from holdfast.coordinator.planning.desired import Desired
 
@@ -223,13 +224,13 @@ def _check_target(policy: str, target: Target, desired: Desired) -> list[Conditi
                     f" storage of type {source.type}.",
                 )
             )
-        elif not mapped.replicable:
+        elif not mapped.can(Capability.REPLICAS):
             what = "shared" if mapped.shared else f"of type {mapped.type}"
             found.append(
                 refuse(
                     "UnreplicableStorage",
                     f"Policy {policy} maps {here} to storage {there}, which is {what} and cannot be replicated to"
-                    f" (can: {', '.join(sorted(REPLICABLE))}). Map it to another.",
+                    f" (can: {types_that(Capability.REPLICAS)}). Map it to another.",
                 )
             )
     return found

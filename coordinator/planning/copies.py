@@ -12,7 +12,7 @@ from holdfast.coordinator.model.names import DiskSlot, Vmid
 from holdfast.coordinator.model.point import RecoveryPoint
 from holdfast.coordinator.model.record import Instant, Record
 from holdfast.coordinator.model.request import CopyName, PointNumber
-from holdfast.coordinator.planning.observed import Scan, pool_of
+from holdfast.coordinator.planning.observed import Scan, is_rbd, pool_of
 from pydantic import ValidationError
 
 MOUNTS = "/run/holdfast/mounts"
@@ -67,13 +67,19 @@ def folder(vmid: int, name: str, disk: str) -> str:
 
 
 def where(copy: Copy, kinds: Mapping[str, str]) -> dict[str, str]:
-    """Slot → what a person uses: a device or a folder where it is mounted, else the dataset."""
+    """Slot → what a person uses: a device or a folder where it is mounted, else the dataset, or the volume on Ceph."""
     if copy.until is None:
-        return dict(sorted(copy.datasets.items()))
+        return {slot: _volume(name) if is_rbd(name) else name for slot, name in sorted(copy.datasets.items())}
     return {
         slot: f"/dev/zvol/{name}" if kinds.get(name) == "volume" else folder(copy.vmid, copy.name, slot)
         for slot, name in sorted(copy.datasets.items())
     }
+
+
+def _volume(dataset: str) -> str:
+    """The image as Proxmox writes a volume: on RBD the folders of a dataset are part of its name."""
+    storeid, _, image = dataset.removeprefix("rbd:").partition("/")
+    return f"{storeid}:{image.replace('/', '.')}"
 
 
 def missing(copy: Copy | None, point: RecoveryPoint) -> list[str]:

@@ -41,6 +41,30 @@ class Bookmark:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorSite:
+    """How far rbd-mirror is with one copy of an image."""
+
+    state: str
+    """In rbd-mirror's words: `replaying`, `syncing`, `stopped`, `error`, `unknown` …"""
+    up: bool
+    """Whether the daemon that brings it reports."""
+    at: datetime | None
+    """The instant of which it has everything; None: it does not tell."""
+    detail: str = ""
+    """What else rbd-mirror says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """That another tool, rbd-mirror, keeps copies of an image on other clusters."""
+
+    primary: bool
+    """Whether this is the image that the others follow."""
+    sites: tuple[MirrorSite, ...] = ()
+    """The copies, as far as they report; of a copy itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """A zvol or a filesystem. Snapshots and bookmarks in the order in which they were made."""
 
@@ -68,6 +92,7 @@ class Volume:
     """GUID of the snapshot from which it was bringing it; None: in full."""
     origin: str | None = None
     """`dataset@snapshot` that it is a clone of."""
+    mirror: Mirror | None = None
 
     @property
     def replica_of(self) -> int | None:

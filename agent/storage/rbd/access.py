@@ -33,6 +33,10 @@ class Access:
             "rados_mon_op_timeout": f"{timeout:g}",
             "rados_osd_op_timeout": f"{timeout:g}",
             "client_mount_timeout": f"{timeout:g}",
+            # an OSD that was restarted is found by a newer map, which is asked for when an operation waits for so long;
+            # by default after 10 s, by when those that wait have been given up
+            "objecter_timeout": f"{timeout / 4:g}",
+            "objecter_tick_interval": f"{timeout / 8:g}",
         }
         if monhost := properties.get("monhost"):
             settings["mon_host"] = ",".join(monhost.replace(";", ",").replace(" ", ",").split(","))

@@ -4,12 +4,12 @@ An image is opened only if something about it changed: the version of its header
 metadata, that of its object map whether anything was written. So an idle image costs two operations of an OSD.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.agent.storage.rbd import identity, names
+from holdfast.agent.storage.rbd import identity, mirroring, names
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.coordinator.model.names import check_dataset
 from holdfast.coordinator.planning.observed import Snapshot, Volume
@@ -26,6 +26,10 @@ class _Seen:
     name: str
     versions: Versions
     volume: Volume
+    primary: bool
+    """If it is mirrored: whether the others follow this one."""
+    fixed: bool
+    """Whether its versions tell when that changes."""
 
 
 class Images:
@@ -39,29 +43,39 @@ class Images:
     def look(self, pool: Pool) -> dict[str, Volume]:
         """Dataset → volume, of every image whose name can be one of ours or Proxmox's."""
         seen: dict[str, _Seen] = {}
+        mirrored = mirroring.statuses(pool)
         for entry in pool.rbd.RBD().list2(pool.io):
             id, name = entry["id"], entry["name"]
             if not id or not _plain(self._storeid, name):
                 continue
             try:
-                seen[id] = self._one(pool, id, name)
+                seen[id] = _with_mirror(self._one(pool, id, name, id in mirrored), mirrored.get(id))
             except (pool.rbd.ImageNotFound, pool.rados.ObjectNotFound):
                 continue  # it was removed meanwhile
         self._seen = seen
         return {each.volume.dataset: each.volume for each in seen.values()}
 
-    def _one(self, pool: Pool, id: str, name: str) -> _Seen:
+    def _one(self, pool: Pool, id: str, name: str, mirrored: bool) -> _Seen:
         versions = (_version(pool, f"rbd_header.{id}"), _version(pool, f"rbd_object_map.{id}"))
         before = self._seen.get(id)
+        if before is not None and mirrored and not before.fixed:
+            before = None
         if before is not None and before.name == name and before.versions == versions and versions[1]:
             return before
         with opened(pool, name, read_only=True) as image:
-            return _Seen(name, versions, volume(pool, image, self._storeid, self._me))
+            found = volume(pool, image, self._storeid, self._me)
+            fixed = not mirroring.by_journal(pool, image)
+            return _Seen(name, versions, found, mirroring.is_primary(pool, image), fixed)
+
+
+def _with_mirror(seen: _Seen, status: Mapping[str, Any] | None) -> _Seen:
+    mirror = mirroring.described(status, primary=seen.primary) if status else None
+    return replace(seen, volume=replace(seen.volume, mirror=mirror)) if mirror != seen.volume.mirror else seen
 
 
 def _plain(storeid: str, name: str) -> bool:
     try:
-        check_dataset(f"{names.PREFIX}{storeid}/{name}")
+        check_dataset(names.dataset(storeid, name))
     except ValueError:
         return False
     return "/" not in name
@@ -102,21 +116,20 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
     listed = sorted(image.list_snaps(), key=lambda s: s["id"])
     user = {s["name"] for s in listed if _is_user(pool, s)}
     told = _tells(pool, image)
-    snapshots, before = [], None
+    snapshots, before, size = [], None, None
     for found in listed:
-        written, held = UNKNOWN, 0
+        written, held = 0, 0  # what was written before one of rbd-mirror, say, counts to the next that people may name
         if found["name"] in user:
             held = int(image.is_protected_snap(found["name"]))
-            if told and (before is None or before in user):
-                image.set_snap(found["name"])
-                written = _changed(image, before)
+            image.set_snap(found["name"])
+            written = _written(image, before, size, told=told)
+            before, size = found["name"], found["size"]
         snapshots.append(Snapshot(found["name"], guid_by_name[found["name"]], found["id"], written, 0, held))
-        before = found["name"]
     image.set_snap(None)
     cut = identity.partial(came, [s.name for s in snapshots])
-    written = _changed(image, before) if told and (before is None or before in user) else UNKNOWN
+    written = _written(image, before, size, told=told)
     return Volume(
-        dataset=f"{names.PREFIX}{storeid}/{image.get_name()}",
+        dataset=names.dataset(storeid, image.get_name()),
         kind="volume",
         guid=identity.guid(pool.fsid, pool.id, image.id()),
         size=max(1, image.size()),
@@ -130,7 +143,26 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         resume_base=cut[1].base if cut else None,
         marks=_marks(metadata, me),
         snapshots=tuple(snapshots),
+        origin=_origin(pool, image, storeid),
     )
+
+
+def parent_of(pool: Pool, image: Any) -> Mapping[str, str] | None:
+    """What an open image is a clone of; None if of nothing, or of nothing any more: it may have been flattened."""
+    try:
+        found: Mapping[str, str] = image.get_parent_image_spec()
+    except pool.rbd.ImageNotFound:
+        return None
+    return found
+
+
+def _origin(pool: Pool, image: Any, storeid: str) -> str | None:
+    """What it is a clone of, if that is in the same pool and namespace."""
+    here = (pool.io.get_pool_name(), pool.io.get_namespace())
+    parent = parent_of(pool, image)
+    if parent is None or (parent["pool_name"], parent["pool_namespace"]) != here:
+        return None
+    return f"{names.dataset(storeid, parent['image_name'])}@{parent['snap_name']}"
 
 
 def _is_user(pool: Pool, snapshot: Any) -> bool:
@@ -143,6 +175,12 @@ def _tells(pool: Pool, image: Any) -> bool:
     fast = pool.rbd.RBD_FEATURE_FAST_DIFF | pool.rbd.RBD_FEATURE_OBJECT_MAP
     invalid = pool.rbd.RBD_FLAG_FAST_DIFF_INVALID | pool.rbd.RBD_FLAG_OBJECT_MAP_INVALID
     return bool(image.features() & fast == fast and not image.flags() & invalid)
+
+
+def _written(image: Any, since: str | None, size: int | None, *, told: bool) -> int:
+    """Bytes, by whole objects, since a snapshot of this size: one that was resized is not the same any more."""
+    written = _changed(image, since) if told else UNKNOWN
+    return max(written, UNKNOWN) if size not in (None, image.size()) else written
 
 
 def _changed(image: Any, since: str | None) -> int:
@@ -166,4 +204,7 @@ def _marks(metadata: dict[str, str], me: str) -> dict[str, str]:
         marks["replica"] = mark if node == me else f"{node}:{mark}"
     if names.ASIDE in metadata:
         marks["aside"] = metadata[names.ASIDE]
+    node, _, mark = metadata.get(names.COPY, "").partition(" ")
+    if node == me:
+        marks["copy"] = mark
     return marks

@@ -1,18 +1,20 @@
 """The replica's side of a stream: what is checked and marked before one begins, and how a cut one is undone.
 
 Guards invariant 3 on a replica: nothing is written into an image that does not bear our mark for this very disk and
-node, and a stream begins only on the snapshot that it was made from, with nothing written since. A cut stream leaves
-part of its data in the head; before anything else happens there, the head is rolled back to the newest snapshot.
+node and that rbd-mirror does not keep, and a stream begins only on the snapshot that it was made from, with nothing
+written since. A cut stream leaves part of its data in the head; before anything else happens there, the head is rolled
+back to the newest snapshot.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from holdfast.agent.ports import ReceiveOrder, Refused
-from holdfast.agent.storage.rbd import identity, names
+from holdfast.agent.storage.rbd import identity, names, trash
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.identity import Received
 from holdfast.agent.storage.rbd.images import opened, volume
+from holdfast.agent.storage.rbd.mirroring import refuse_mirrored
 from holdfast.coordinator.planning.observed import Volume
 
 
@@ -26,6 +28,7 @@ def begin(pool: Pool, order: ReceiveOrder, me: str, data_pool: str | None) -> No
         _create(pool, name, mark, data_pool)
     with opened(pool, name, read_only=True) as image:
         before = volume(pool, image, names.storeid_of(order.dataset), me)
+        refuse_mirrored(pool, image, order.dataset)
     with opened(pool, name) as image:
         metadata = dict(image.metadata_list())
         if metadata.get(names.REPLICA) != mark:
@@ -76,32 +79,36 @@ def _drop_marks(image: Any, metadata: Mapping[str, str], before: Volume) -> None
             image.metadata_remove(names.SNAP + name)
 
 
-def abort(pool: Pool, dataset: str, me: str) -> None:
-    """Undo a cut stream. An image that has never had a snapshot goes; nothing is done where no stream was cut."""
+def abort(pool: Pool, dataset: str, me: str, grace: float) -> None:
+    """Undo a cut stream. An image that has never had a snapshot goes, to the trash for `grace` seconds.
+
+    Nothing is done where no stream was cut.
+    """
     name = names.image_of(dataset)
     with opened(pool, name, read_only=True) as image:
         before = volume(pool, image, names.storeid_of(dataset), me)
-        _check_ours(image, dataset, me)
+        _check_ours(pool, image, dataset, me)
     if before.resume_token is None:
         return
     if before.newest is None:
-        pool.rbd.RBD().remove(pool.io, name)
+        trash.move(pool, name, me, grace)
         return
     with opened(pool, name) as image:
         _undo(image, before)
         _drop_marks(image, dict(image.metadata_list()), before)
 
 
-def _check_ours(image: Any, dataset: str, me: str) -> None:
+def _check_ours(pool: Pool, image: Any, dataset: str, me: str) -> None:
     if dict(image.metadata_list()).get(names.REPLICA, "").partition(" ")[2] != me:
         raise Refused("TargetOccupied", f"{dataset} is no replica of this node; it is left alone.")
+    refuse_mirrored(pool, image, dataset)
 
 
 def set_aside(pool: Pool, dataset: str, me: str, vmid: int, epoch: int) -> str:
     """Rename a replica of ours to the first free name, and take its mark off; returns the new dataset."""
     old = names.image_of(dataset)
     with opened(pool, old, read_only=True) as image:
-        _check_ours(image, dataset, me)
+        _check_ours(pool, image, dataset, me)
     taken = set(pool.rbd.RBD().list(pool.io))
     number = 1
     while (name := names.aside(old, vmid, epoch, number)) in taken:

@@ -17,6 +17,10 @@ REPLICA = f"{META}replica"
 """On a replica: `VMID/SLOT NODE`."""
 ASIDE = f"{META}aside"
 """On an image that was set aside: the VMID that it belonged to."""
+COPY = f"{META}copy"
+"""On a copy of a point: `NODE MARK`, of which the mark is planning's."""
+TRASHED = f"{META}trashed"
+"""On an image that we have moved to the trash: the node that did, and will purge it."""
 SNAP = f"{META}snap."
 """On a replica, for each snapshot that was received or is being received: `GUID BASE-GUID`, by the snapshot's name."""
 
@@ -36,6 +40,17 @@ def aside(image: str, vmid: int, epoch: int, number: int) -> str:
     return f"holdfast.aside.{vmid}-e{epoch}-{number}-{image.removeprefix('holdfast.aside.')}"
 
 
+_CLONES, _CLONE_IMAGE = "holdfast/clones/", "holdfast.clones."
+"""Copies of points have folders in a dataset, as on ZFS, so that all plans know them; RBD has none."""
+
+
+def dataset(storeid: str, image: str) -> str:
+    """The dataset of an image; undone by `image_of`."""
+    if image.startswith(_CLONE_IMAGE):
+        image = _CLONES + image.removeprefix(_CLONE_IMAGE)
+    return f"{PREFIX}{storeid}/{image}"
+
+
 def storeid_of(name: str) -> str:
     """The storage of a pool or dataset."""
     return name.removeprefix(PREFIX).partition("/")[0]
@@ -45,6 +60,8 @@ def image_of(dataset: str) -> str:
     """The image of a dataset; ValueError if it is none of RBD's."""
     check_dataset(dataset)
     storeid, slash, image = dataset.removeprefix(PREFIX).partition("/")
+    if image.startswith(_CLONES):
+        image = _CLONE_IMAGE + image.removeprefix(_CLONES)
     if not dataset.startswith(PREFIX) or not storeid or not slash or "/" in image:
         raise ValueError(f"not an image: {dataset!r} (rbd:STOREID/IMAGE)")
     return image

@@ -11,11 +11,14 @@ the caller has seen to (`paused`) or nothing (`none`).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.storage.rbd import anchor, names
 from holdfast.agent.storage.rbd.cluster import Pool
+from holdfast.agent.storage.rbd.copies import in_use
 from holdfast.agent.storage.rbd.images import guids, opened, volume
+from holdfast.agent.storage.rbd.mirroring import is_primary
 from holdfast.coordinator.model.point import Member, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Volume
@@ -62,6 +65,12 @@ def same_as(pool: Pool, dataset: str, before: tuple[str, int] | None, me: str) -
 def snapshot(pool: Pool, dataset: str, name: str) -> Taken:
     """Make one snapshot."""
     with opened(pool, names.image_of(dataset)) as image:
+        if not is_primary(pool, image):
+            raise Refused(
+                "NotPrimary",
+                f"{dataset} is a copy that rbd-mirror brings from another cluster. Where the guest is to run here,"
+                " promote it first (rbd mirror image promote).",
+            )
         image.create_snap(name)
         return Taken(name, guids(pool, image)[name], made=True)
 
@@ -106,14 +115,32 @@ def _remove_if_there(pool: Pool, dataset: str, name: str, guid: int | None) -> N
                 return
             if guid is not None and found != guid:
                 raise Refused("GuidDiffers", f"{dataset}@{name} is not the snapshot that was recorded; left alone.")
-            image.remove_snap(name)
+            try:
+                image.remove_snap(name)
+            except pool.rbd.ImageBusy:
+                raise in_use(image, name) from None
             if names.SNAP + name in dict(image.metadata_list()):
                 image.metadata_remove(names.SNAP + name)
     except pool.rbd.ImageNotFound:
         return
 
 
-def each_snapshot(snapshots: Sequence[str], act: Callable[[object, str], None], pool: Pool) -> None:
+def protect(_pool: Pool, image: Any, name: str) -> None:
+    """Keep a snapshot from being removed, by hand or from Proxmox."""
+    if not image.is_protected_snap(name):
+        image.protect_snap(name)
+
+
+def unprotect(pool: Pool, image: Any, name: str) -> None:
+    """Undo `protect`. Raises VolumesError while it has clones that need it protected."""
+    try:
+        if image.is_protected_snap(name):
+            image.unprotect_snap(name)
+    except pool.rbd.ImageBusy:
+        raise in_use(image, name) from None
+
+
+def each_snapshot(snapshots: Sequence[str], act: Callable[[Pool, Any, str], None], pool: Pool) -> None:
     """Do something with snapshots of ours, each image opened once."""
     by_image: dict[str, list[str]] = {}
     for name in snapshots:
@@ -123,4 +150,4 @@ def each_snapshot(snapshots: Sequence[str], act: Callable[[object, str], None], 
     for image_name, shorts in by_image.items():
         with opened(pool, image_name) as image:
             for short in shorts:
-                act(image, short)
+                act(pool, image, short)

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import structlog
 from holdfast.agent.ports import (
     Channel,
     CommitOrder,
@@ -17,13 +18,16 @@ from holdfast.agent.ports import (
     VolumesError,
 )
 from holdfast.agent.storage.child import move, stream
-from holdfast.agent.storage.rbd import anchor, identity, incoming, names, points
+from holdfast.agent.storage.rbd import anchor, copies, identity, incoming, names, points, trash
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import LIMIT, LIMIT_OF_ALL, Cluster, Pool
 from holdfast.agent.storage.rbd.images import Images
+from holdfast.coordinator.model.capabilities import Capability, lacking
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Volume, pool_of
+
+log = structlog.get_logger()
 
 Seen = tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]
 
@@ -31,14 +35,19 @@ IMPATIENT = 1.0
 """Seconds to wait for a storage that failed last time: guests on other storages wait for the same look."""
 
 
-_NOT_YET = Refused("NotOnRbd", "rollback, clone and mount of points work on ZFS only so far.")
-
-
 class RbdVolumes:
     """`access` tells the storages that there are now; it is asked before each look."""
 
-    def __init__(self, me: str, now: Callable[[], datetime], access: Callable[[], Mapping[str, Access]]) -> None:
+    def __init__(
+        self,
+        me: str,
+        now: Callable[[], datetime],
+        access: Callable[[], Mapping[str, Access]],
+        grace: float = trash.GRACE,
+    ) -> None:
+        """`grace`: seconds for which an image that is removed stays in the trash."""
         self._me = me
+        self._grace = grace
         self._now = now
         self._access = access
         self._clusters: dict[str, Cluster] = {}
@@ -47,6 +56,8 @@ class RbdVolumes:
         """Looks that have not ended, of storages that fail."""
         self._failing: dict[str, str] = {}
         """Storage → why the last look failed."""
+        self._purges: dict[str, tuple[float, asyncio.Future[None]]] = {}
+        """Storage → when its trash was looked at last, and that look."""
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -105,7 +116,17 @@ class RbdVolumes:
             self._failing[storeid] = str(error)
             return str(error)
         self._failing.pop(storeid, None)
+        self._purge(storeid)
         return seen
+
+    def _purge(self, storeid: str) -> None:
+        """Once in a while see what in the trash is over. Nobody waits for it."""
+        now = asyncio.get_running_loop().time()
+        before = self._purges.get(storeid)
+        if before is None or (now - before[0] >= trash.PURGE_EVERY and before[1].done()):
+            purge = self._clusters[storeid].start("purge", lambda p: trash.purge(p, self._me, self._now()))
+            purge.add_done_callback(_log_failure)
+            self._purges[storeid] = (now, purge)
 
     def _see(self, storeid: str, pool: Pool) -> Seen:
         key = names.PREFIX + storeid
@@ -122,8 +143,13 @@ class RbdVolumes:
         return cluster
 
     async def prepare(self, pool: str, vmid: int) -> None:
-        """Make the guest's anchor."""
-        await self._cluster(pool).call("mark a guest", lambda p: anchor.make(p, vmid, self._me))
+        """Make the guest's anchor, and what removing an image takes."""
+
+        def make(pool: Pool) -> None:
+            trash.prepare(pool)
+            anchor.make(pool, vmid, self._me)
+
+        await self._cluster(pool).call("mark a guest", make)
 
     async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
         """Mark the epoch on the anchor; a mark that is later already is refused."""
@@ -187,23 +213,13 @@ class RbdVolumes:
 
     async def hold(self, snapshots: Sequence[str]) -> None:
         """Protect snapshots: nobody can remove one then, by hand or from Proxmox."""
-
-        def protect(image: Any, name: str) -> None:
-            if not image.is_protected_snap(name):
-                image.protect_snap(name)
-
-        await self._on_snapshots(snapshots, protect)
+        await self._on_snapshots(snapshots, points.protect)
 
     async def release(self, snapshots: Sequence[str]) -> None:
         """Undo `hold`. One that somebody has cloned stays protected, and that is an error."""
+        await self._on_snapshots(snapshots, points.unprotect)
 
-        def unprotect(image: Any, name: str) -> None:
-            if image.is_protected_snap(name):
-                image.unprotect_snap(name)
-
-        await self._on_snapshots(snapshots, unprotect)
-
-    async def _on_snapshots(self, snapshots: Sequence[str], act: Callable[[Any, str], None]) -> None:
+    async def _on_snapshots(self, snapshots: Sequence[str], act: Callable[[Pool, Any, str], None]) -> None:
         for pool in sorted({pool_of(name) for name in snapshots}):
             here = [name for name in snapshots if pool_of(name) == pool]
             await self._cluster(pool).call("protect snapshots", partial(points.each_snapshot, here, act))
@@ -267,11 +283,9 @@ class RbdVolumes:
             await move(argv, channel, stdin=descriptor, stdout=asyncio.subprocess.DEVNULL)
 
     async def abort_partial(self, dataset: str) -> None:
-        """Roll the head back to the newest snapshot; an image that has none goes."""
-        cluster = self._cluster(pool_of(dataset))
-        await cluster.call(
-            f"undo the cut stream of {dataset}", lambda p: incoming.abort(p, dataset, self._me), LIMIT_OF_ALL
-        )
+        """Roll the head back to the newest snapshot; an image that has none goes to the trash."""
+        undo = partial(incoming.abort, dataset=dataset, me=self._me, grace=self._grace)
+        await self._cluster(pool_of(dataset)).call(f"undo the cut stream of {dataset}", undo, LIMIT_OF_ALL)
 
     async def set_aside(self, dataset: str, vmid: int, epoch: int) -> str:
         """Rename within the pool, to a name that Proxmox takes for no disk."""
@@ -280,24 +294,30 @@ class RbdVolumes:
         )
 
     async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
-        """Refused: not there yet."""
-        raise _NOT_YET
+        """Refused: there is no rollback yet."""
+        raise _cannot(dataset, Capability.ROLLBACK)
 
     async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
-        """Refused: not there yet."""
-        raise _NOT_YET
+        """Refused: there is no rollback yet."""
+        raise _cannot(dataset, Capability.ROLLBACK)
 
     async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
-        """Refused: not there yet."""
-        raise _NOT_YET
+        """Refused: there is no rollback yet."""
+        raise _cannot(dataset, Capability.ROLLBACK)
 
     async def make_copy(self, order: CopyOrder) -> None:
-        """Refused: not there yet."""
-        raise _NOT_YET
+        """Clone a snapshot; an image cannot be mounted without the kernel's client."""
+        if order.folder is not None:
+            raise _cannot(order.dataset, Capability.MOUNT)
+        cluster = self._cluster(pool_of(order.dataset))
+        make = partial(copies.make, order=order, me=self._me, data_pool=cluster.access.data_pool)
+        await cluster.call(f"clone {order.snapshot}", make)
 
     async def drop_copy(self, dataset: str) -> None:
-        """Refused: not there yet."""
-        raise _NOT_YET
+        """Remove a clone."""
+        await self._cluster(pool_of(dataset)).call(
+            f"remove {dataset}", lambda p: copies.drop(p, dataset, self._me), LIMIT_OF_ALL
+        )
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """Images have none that belong to their content."""
@@ -322,6 +342,17 @@ class RbdVolumes:
             await self.destroy(
                 order.pool, order.vmid, order.epoch, order.destroy, order.forget, order.forget_definitions
             )
+
+
+def _log_failure(purge: asyncio.Future[None]) -> None:
+    if not purge.cancelled() and (error := purge.exception()) is not None:
+        log.warning("the trash was not purged", error=str(error))
+
+
+def _cannot(dataset: str, wanted: Capability) -> Refused:
+    why = lacking(dataset, wanted)
+    assert why is not None, "the table says what is not there yet"
+    return Refused("NotPossible", why)
 
 
 async def _ends(look: asyncio.Future[Seen], seconds: float) -> bool:

@@ -1,7 +1,9 @@
 """A small real Ceph for tests: one mon, one mgr, OSDs on files; each daemon can be killed, frozen and started again.
 
 Every cluster has a loopback address of its own, so several run side by side. It is up in 2 s (memstore) to 5 s
-(BlueStore) because all keys are in the mon's seed keyring and paxos proposes at once.
+(BlueStore) because all keys are in the mon's seed keyring and paxos proposes at once. What Ceph itself looks at every
+5 s (quotas, statistics) it does every second here, and a client that died counts as gone after 6 s instead of
+30: one that lives renews its watch every second instead of every 5 s.
 """
 
 import contextlib
@@ -61,9 +63,16 @@ mon_osd_nearfull_ratio = .97
 mon_osd_backfillfull_ratio = .975
 osd_class_update_on_start = false
 mgr_initial_modules =
+mgr_tick_period = 1
+mgr_stats_period = 1
+mon_tick_interval = 1
+osd_mon_report_interval = 1
 [client]
 admin_socket =
 log_file =
+objecter_tick_interval = 1
+rbd_mirror_pool_replayers_refresh_interval = 1
+rbd_mirror_image_state_check_interval = 1
 [mon]
 mon_data = {dir}/mon
 [mgr]
@@ -74,6 +83,7 @@ mgr_pool = false
 osd_data = {dir}/osd$id
 keyring = {dir}/osd$id/keyring
 osd_objectstore = {store}
+osd_client_watch_timeout = 6
 memstore_device_bytes = 2147483648
 bluestore_block_size = 10737418240
 bluestore_block_create = true
@@ -169,12 +179,21 @@ class CephCluster:
         """Let a frozen daemon go on."""
         self._daemons[kind].send_signal(signal.SIGCONT)
 
+    def repair(self) -> None:
+        """Undo whatever a test did to the daemons."""
+        for kind in ("mon", "mgr", "osd"):
+            if kind in self._daemons:
+                self.cont(kind)
+            else:
+                self.start(kind)
+        self.wait_healthy()
+
     def wait_healthy(self) -> None:
         """Wait until the OSD takes writes again."""
         deadline = time.monotonic() + LIMIT
         while True:
             done = subprocess.run(
-                ["timeout", "5", "rados", "-c", str(self.conf), "-p", "rbd", "put", "alive", "/dev/null"],
+                ["timeout", "2", "rados", "-c", str(self.conf), "-p", "rbd", "put", "alive", "/dev/null"],
                 capture_output=True,
                 check=False,
             )

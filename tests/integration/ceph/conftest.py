@@ -1,6 +1,8 @@
 """Real Ceph clusters, each made once and shared by the tests that leave them alone."""
 
+import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,28 @@ _made = 0
 
 
 @pytest.fixture(scope="session")
-def ceph() -> Iterator[CephCluster]:
-    with ceph_running() as cluster:
-        yield cluster
+def _clusters() -> Iterator[tuple[CephCluster, CephCluster]]:
+    """Both are started at once."""
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(2) as threads:
+        starting = [threads.submit(lambda: stack.enter_context(ceph_running(store="memstore"))) for _ in range(2)]
+        yield starting[0].result(), starting[1].result()
 
 
 @pytest.fixture(scope="session")
-def other_ceph() -> Iterator[CephCluster]:
-    with ceph_running(store="memstore") as cluster:
-        yield cluster
+def ceph(_clusters: tuple[CephCluster, CephCluster]) -> CephCluster:
+    return _clusters[0]
+
+
+@pytest.fixture(scope="session")
+def other_ceph(_clusters: tuple[CephCluster, CephCluster]) -> CephCluster:
+    return _clusters[1]
+
+
+@pytest.fixture(autouse=True)
+def _tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again after 2 s at most, not after 15 or 20: a test waits for what it is about."""
+    monkeypatch.setattr("holdfast.agent.guest.RETRY", 2.0)
+    monkeypatch.setattr("holdfast.agent.target.BACK_OFF", (1.0, 2.0))
 
 
 @pytest.fixture

@@ -16,12 +16,14 @@ SIZE = 64 * 2**20
 
 
 @contextlib.asynccontextmanager
-async def volumes_on(where: Where, directory: Path, answers_in: float = 15) -> AsyncIterator[NodeVolumes]:
+async def volumes_on(
+    where: Where, directory: Path, answers_in: float = 15, grace: float = 7 * 86400
+) -> AsyncIterator[NodeVolumes]:
     """Node alpha's storage, with the guest's images on it."""
     cluster, pool, namespace = where
     (directory / "home.keyring").write_bytes(cluster.keyring.read_bytes())
     properties = {"pool": pool, "monhost": cluster.address, **({"namespace": namespace} if namespace else {})}
-    volumes = NodeVolumes("alpha", lambda: datetime.now(UTC), directory, Path("/nonexistent"), answers_in)
+    volumes = NodeVolumes("alpha", lambda: datetime.now(UTC), directory, Path("/nonexistent"), answers_in, grace)
     volumes.storages = lambda: {"home": Storage(type="rbd", shared=True, properties=properties)}
     for image in IMAGES:
         Site.rbd(where, "create", "--size", "64M", "--image", image)

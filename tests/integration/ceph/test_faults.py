@@ -17,23 +17,27 @@ from integration.etcd_cluster import EtcdCluster
 pytestmark = pytest.mark.timeout(240, func_only=True)
 
 BOUND = 30.0
-"""Seconds until a fault is told, where a mon or an OSD has 5 s to answer (the agent's default is 15)."""
+"""Seconds until a fault is told, where a mon or an OSD has 3 or 5 s to answer (the agent's default is 15)."""
 
 
-@pytest.fixture
-def own_ceph() -> Iterator[CephCluster]:
-    """One to be harmed."""
-    with ceph_running() as cluster:
+@pytest.fixture(scope="module")
+def harmed() -> Iterator[CephCluster]:
+    """One to be harmed: its OSD keeps its data over a kill -9."""
+    with ceph_running(store="bluestore") as cluster:
         yield cluster
 
 
 @pytest.fixture
-def own_site(etcd: EtcdCluster, tmp_path: Path, own_ceph: CephCluster, ceph: CephCluster) -> Site:
+def own_ceph(harmed: CephCluster) -> Iterator[CephCluster]:
+    """It is whole again for the next test."""
+    yield harmed
+    harmed.repair()
+
+
+@pytest.fixture
+def own_site(etcd: EtcdCluster, tmp_path: Path, own_ceph: CephCluster, place: Callable[..., Where]) -> Site:
     """From a cluster that can be harmed to one that is shared."""
-    own_ceph.rbd("namespace", "create", "--pool", "rbd", "--namespace", "home")
-    name = f"away-{own_ceph.directory.name}"
-    ceph.rbd("namespace", "create", "--pool", "rbd", "--namespace", name)
-    return Site(etcd.endpoints, tmp_path, (own_ceph, "rbd", "home"), (ceph, "rbd", name))
+    return Site(etcd.endpoints, tmp_path, place("home", own_ceph), place("away"), timeout=3)
 
 
 async def told(site: Site, *reasons: str, within: float = BOUND) -> str:
@@ -120,6 +124,7 @@ async def test_a_wrong_key_and_a_missing_pool_are_told_by_name_and_other_storage
 
 
 async def test_a_storage_whose_mon_is_silent_holds_up_no_other(site: Site, store: EtcdStore) -> None:
+    site.timeout = 3
     await site.define(store)
     with socket.create_server((address := free_address(), 3300)):  # it takes connections, and says nothing
         properties = {"pool": "rbd", "monhost": address}
@@ -164,7 +169,7 @@ def set_quota(cluster: CephCluster, pool: str, size: int) -> None:
     deadline = time.monotonic() + 60
     while ("full" in flags_of(cluster, pool)) != bool(size):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def flags_of(cluster: CephCluster, pool: str) -> list[str]:

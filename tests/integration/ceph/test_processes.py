@@ -40,6 +40,7 @@ class Process:
             "state": str(self._folder / "state"),
             "ceph_keys": str(self._folder / "keys"),
             "ceph_conf": "/nonexistent",
+            "pause": 20,
         }
         self._config.write_bytes(orjson.dumps(settings))  # JSON is YAML
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,7 +118,7 @@ async def test_an_agent_that_is_killed_in_mid_stream_costs_no_point_and_no_full_
         with agents(site) as running:
             async with looking_at(site) as beta:
                 first = await point_after(beta, PointId(0, 0), running["alpha"])
-                home.write("vm-101-disk-1", os.urandom(24 * MIB))
+                home.write("vm-101-disk-1", os.urandom(12 * MIB))
                 deadline = time.monotonic() + 60
                 while not (await beta.scan()).volumes["rbd:away/vm-101-disk-1"].resume_token:
                     assert time.monotonic() < deadline, running["alpha"].log()[-2000:]

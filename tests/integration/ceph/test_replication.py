@@ -142,3 +142,36 @@ async def test_an_agent_that_dies_in_mid_stream_goes_on_after_its_restart(site: 
             site.start("beta")
             await site.progress(seconds=60)
             assert await same_at_every_point(site) >= 3
+
+
+@pytest.mark.parametrize("size", ["96M", "32M"], ids=["grown", "shrunk"])
+async def test_a_replica_follows_a_disk_that_is_resized(site: Site, store: EtcdStore, size: str) -> None:
+    await site.define(store)
+    with by_hand(site.home) as home:
+        home.write("vm-101-disk-0", os.urandom(MIB), 60 * MIB)
+        async with running(site):
+            await site.progress()
+            site.rbd(site.home, "resize", "--allow-shrink", "--no-progress", "--size", size, "--image", "vm-101-disk-0")
+            await site.progress()
+            resized = (await site.scan()).volumes["rbd:away/vm-101-disk-0"]
+            assert resized.size == int(size[:-1]) * MIB
+            assert await same_at_every_point(site) >= 3
+            assert site.reasons() == {}
+
+
+async def test_a_guest_that_was_rolled_back_by_hand_is_replicated_as_it_is_then(site: Site, store: EtcdStore) -> None:
+    await site.define(store)
+    with by_hand(site.home) as home:
+        home.write("vm-101-disk-0", b"first")
+        site.rbd(site.home, "snap", "create", "--no-progress", "--image", "vm-101-disk-0", "--snap", "before-upgrade")
+        home.write("vm-101-disk-0", b"later")
+        async with running(site):
+            await site.progress()
+            before = site.wires["alpha"].sent()
+            back = ("snap", "rollback", "--no-progress", "--image", "vm-101-disk-0", "--snap", "before-upgrade")
+            site.rbd(site.home, *back)
+            await site.progress()
+            assert site.wires["alpha"].sent() - before < 2 * 4 * MIB
+            with by_hand(site.away) as away:
+                assert away.read("vm-101-disk-0", "holdfast-1-2", 5) == b"first"
+            assert site.reasons() == {}

@@ -4,6 +4,7 @@ import pytest
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.coordinator.model.storage import Storage
+from holdfast.coordinator.planning.copies import dataset
 
 
 def test_a_dataset_names_storage_and_image() -> None:
@@ -12,7 +13,16 @@ def test_a_dataset_names_storage_and_image() -> None:
     assert names.split_snapshot("rbd:ceph-a/vm-101-disk-0@holdfast-1-2") == ("vm-101-disk-0", "holdfast-1-2")
 
 
-@pytest.mark.parametrize("name", ["tank/vm-101-disk-0", "rbd:a", "rbd:/x", "rbd:a/b/c", "rbd:a/-x", "rbd:a/x y"])
+def test_a_copy_lies_in_a_folder_that_rbd_does_not_have() -> None:
+    copy = names.dataset("ceph-a", "holdfast.clones.101-look-vm-101-disk-0")
+    assert copy == dataset(101, "look", "rbd:ceph-a/vm-101-disk-0")
+    assert names.image_of(copy) == "holdfast.clones.101-look-vm-101-disk-0"
+    assert names.dataset("ceph-a", "vm-101-disk-0") == "rbd:ceph-a/vm-101-disk-0"
+
+
+@pytest.mark.parametrize(
+    "name", ["tank/vm-101-disk-0", "rbd:a", "rbd:/x", "rbd:a/b/c", "rbd:a/holdfast/clones/b/c", "rbd:a/-x", "rbd:a/x y"]
+)
 def test_what_is_no_image_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"not an image|not a dataset"):
         names.image_of(name)

@@ -1,0 +1,98 @@
+"""Copies of points for people: clones of their snapshots, and who has cloned what.
+
+A clone needs its snapshot. Where the cluster makes clones of the old kind (ceph osd require-min-compat-client below
+mimic), that must be protected; with the new kind Ceph keeps its data for as long as there are clones, also once the
+snapshot has been removed. A copy is an image that nobody else uses; what is written to it stays in it.
+"""
+
+from typing import Any
+
+from holdfast.agent.ports import CopyOrder, Refused, VolumesError
+from holdfast.agent.storage.rbd import names
+from holdfast.agent.storage.rbd.cluster import Pool
+from holdfast.agent.storage.rbd.images import opened, parent_of
+
+
+def make(pool: Pool, order: CopyOrder, me: str, data_pool: str | None) -> None:
+    """Clone a snapshot. Under another name until it bears its mark, and none of what it was cloned from."""
+    parent, snapshot = names.split_snapshot(order.snapshot)
+    name = names.image_of(order.dataset)
+    rbd, draft = pool.rbd.RBD(), names.new(name)
+    there = set(rbd.list(pool.io))
+    if name in there:
+        raise Refused("NameTaken", f"there is an image {name} already. Choose another name for the copy.")
+    if draft in there:
+        rbd.remove(pool.io, draft)
+    _clone(pool, parent, snapshot, draft, data_pool)
+    with opened(pool, draft) as image:
+        for key, _ in list(image.metadata_list()):  # librbd gives a clone all metadata of what it comes from
+            if key.startswith(names.META):
+                image.metadata_remove(key)
+        image.metadata_set(names.COPY, f"{me} {order.mark}")
+    rbd.rename(pool.io, draft, name)
+
+
+def _clone(pool: Pool, parent: str, snapshot: str, name: str, data_pool: str | None) -> None:
+    rbd = pool.rbd
+    features = rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_DEEP_FLATTEN
+    features |= rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
+
+    def clone() -> None:
+        rbd.RBD().clone(pool.io, parent, snapshot, pool.io, name, features=features, data_pool=data_pool)
+
+    try:
+        clone()
+    except rbd.InvalidArgument:  # the old kind: of a replica nobody has protected the snapshot yet
+        with opened(pool, parent) as image:
+            if image.is_protected_snap(snapshot):
+                raise
+            image.protect_snap(snapshot)
+        clone()
+
+
+def drop(pool: Pool, dataset: str, me: str) -> None:
+    """Remove a copy that this node has made. What it was a clone of need not be protected for it any more."""
+    pool.io.set_osdmap_full_try()
+    name = names.image_of(dataset)
+    try:
+        with opened(pool, name, read_only=True) as image:
+            if dict(image.metadata_list()).get(names.COPY, "").partition(" ")[0] != me:
+                raise Refused("NotACopy", f"{dataset} is no copy that this node has made; it is left alone.")
+            parent = parent_of(pool, image)
+    except pool.rbd.ImageNotFound:
+        raise VolumesError(f"{dataset} has gone since it was last seen; it is looked for again.") from None
+    pool.rbd.RBD().remove(pool.io, name)
+    if parent is not None:
+        with opened(pool, parent["image_name"]) as image:
+            _free(image, parent["snap_name"])
+
+
+def _free(image: Any, snapshot: str) -> None:
+    """Unprotect the snapshot of a replica, whose commits remove it one day. The owner's are held for other reasons."""
+    there = {s["name"] for s in image.list_snaps()}
+    replica = names.REPLICA in dict(image.metadata_list())
+    if replica and snapshot in there and image.is_protected_snap(snapshot) and not clones(image, snapshot):
+        image.unprotect_snap(snapshot)
+
+
+def clones(image: Any, snapshot: str) -> list[str]:
+    """The clones of a snapshot of an open image, as rbd(8) takes their names."""
+    image.set_snap(snapshot)
+    try:
+        found = list(image.list_children2())
+    finally:
+        image.set_snap(None)
+    return [_child(each) for each in found]
+
+
+def _child(child: Any) -> str:
+    where = "/".join(filter(None, (child["pool"], child["pool_namespace"], child["image"])))
+    return f"{where} (in the trash, id {child['id']})" if child["trash"] else where
+
+
+def in_use(image: Any, snapshot: str) -> VolumesError:
+    """Why a snapshot can be neither unprotected nor removed: by name, who needs it."""
+    found = ", ".join(clones(image, snapshot)) or "an image that is open"
+    return VolumesError(
+        f"{image.get_name()}@{snapshot} is needed by {found}. Flatten a clone (rbd flatten) or remove it."
+    )

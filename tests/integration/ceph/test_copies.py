@@ -1,0 +1,156 @@
+"""Copies of points on a real Ceph, and snapshots that have clones of others."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from holdfast.agent.ports import CopyOrder, Refused, VolumesError
+from holdfast.agent.storage.rbd import binding
+from holdfast.agent.storage.volumes import NodeVolumes
+from holdfast.coordinator.model.point import Consistency, RecoveryPoint
+from holdfast.coordinator.planning.copies import CopyMark, copies, dataset
+from holdfast.coordinator.planning.leftovers import Doomed
+from integration.ceph.cluster import CephCluster
+from integration.ceph.home import IMAGES, order, volumes_on
+from integration.ceph.site import Hand, Site, Where, by_hand
+
+pytestmark = pytest.mark.timeout(120, func_only=True)
+
+COPY = f"holdfast.clones.101-look-{IMAGES[0]}"
+
+
+@pytest.fixture(params=["1", "2"], ids=["old clones", "new clones"])
+def where(request: pytest.FixtureRequest, place: Callable[..., Where], ceph: CephCluster, newest: CephCluster) -> Where:
+    """Clones are of the old kind unless the cluster asks clients for more."""
+    return place("home", newest if request.param == "2" else ceph)
+
+
+@pytest.fixture
+def newest(other_ceph: CephCluster) -> CephCluster:
+    other_ceph.ceph("osd", "set-require-min-compat-client", "mimic")
+    return other_ceph
+
+
+@pytest.fixture
+async def volumes(where: Where, tmp_path: Path) -> AsyncIterator[NodeVolumes]:
+    async with volumes_on(where, tmp_path, answers_in=5) as made:
+        yield made
+
+
+def copy_of(point: RecoveryPoint, folder: str | None = None) -> CopyOrder:
+    """Of the point's first disk, as `look`."""
+    member = point.members[0]
+    mark = CopyMark(vmid=101, name="look", point=str(point.id), disk=member.disk)
+    return CopyOrder(
+        member.full_name,
+        dataset(101, "look", member.dataset),
+        "volume",
+        mark.model_dump_json(exclude_none=True),
+        folder,
+    )
+
+
+def by_name(point: RecoveryPoint) -> list[str]:
+    return [member.full_name for member in point.members]
+
+
+async def gone(volumes: NodeVolumes, point: RecoveryPoint) -> None:
+    """Let go of a point's snapshots as the engine does."""
+    await volumes.release(by_name(point))
+    await volumes.destroy("rbd:home", 101, 1, [Doomed(m.full_name, m.guid) for m in point.members], [point.id], [])
+
+
+async def test_a_copy_shows_the_point_and_what_is_written_to_it_stays_in_it(volumes: NodeVolumes, where: Where) -> None:
+    with by_hand(where) as hand:
+        hand.write(IMAGES[0], b"as it was")
+        point = await volumes.take(order(1, Consistency.ATOMIC))
+        await volumes.hold(by_name(point))
+        hand.write(IMAGES[0], b"later....")
+        await volumes.make_copy(copy_of(point))
+        found = copies(await volumes.scan())[101, "look"]
+        assert found.datasets == {"scsi0": f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}"}
+        assert hand.read(COPY, length=9) == b"as it was"
+        hand.write(COPY, b"in copy..")
+        assert hand.read(IMAGES[0], length=9) == b"later...."
+        assert hand.read(IMAGES[0], point.members[0].snapshot, 9) == b"as it was"
+        with pytest.raises(Refused, match="Choose another name"):
+            await volumes.make_copy(copy_of(point))
+        await volumes.drop_copy(found.datasets["scsi0"])
+        assert copies(await volumes.scan()) == {}
+        assert hand.read(IMAGES[0], point.members[0].snapshot, 9) == b"as it was"
+        await gone(volumes, point)
+        assert hand.snapshots(IMAGES[0]) == []
+
+
+async def test_a_copy_of_a_replicas_point_is_none_of_its_replicas_and_leaves_its_snapshot_as_it_was(
+    volumes: NodeVolumes, where: Where
+) -> None:
+    with by_hand(where) as hand:
+        point = await volumes.take(order(1, Consistency.ATOMIC))
+        with binding.rbd().Image(hand.io, IMAGES[0]) as image:
+            image.metadata_set("holdfast.replica", "101/scsi0 alpha")
+        await volumes.make_copy(copy_of(point))
+        marks = (await volumes.scan()).volumes[f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}"].marks
+        assert marks.keys() == {"copy"}
+        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+        with binding.rbd().Image(hand.io, IMAGES[0]) as image:
+            assert not image.is_protected_snap(point.members[0].snapshot)
+
+
+async def test_a_copy_that_was_flattened_holds_nothing_and_is_removed_as_any_other(
+    volumes: NodeVolumes, where: Where
+) -> None:
+    with by_hand(where) as hand:
+        hand.write(IMAGES[0], b"as it was")
+        point = await volumes.take(order(1, Consistency.ATOMIC))
+        await volumes.hold(by_name(point))
+        await volumes.make_copy(copy_of(point))
+        with binding.rbd().Image(hand.io, COPY) as image:
+            image.flatten()
+        await gone(volumes, point)
+        assert hand.snapshots(IMAGES[0]) == []
+        assert hand.read(COPY, length=9) == b"as it was"
+        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+        assert COPY not in binding.rbd().RBD().list(hand.io)
+
+
+async def test_only_a_copy_of_this_node_is_removed(volumes: NodeVolumes, where: Where) -> None:
+    Site.rbd(where, "create", "--size", "8M", "--image", COPY)
+    with pytest.raises(Refused, match="left alone"):
+        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+    assert COPY.encode() in Site.rbd(where, "ls").split()
+
+
+async def test_a_point_of_ceph_cannot_be_mounted_and_the_refusal_says_what_can(volumes: NodeVolumes) -> None:
+    point = await volumes.take(order(1, Consistency.ATOMIC))
+    with pytest.raises(Refused, match=r"of type rbd, which cannot mount points \(can: zfspool\)"):
+        await volumes.make_copy(copy_of(point, folder="/run/x"))
+
+
+async def test_a_snapshot_with_a_clone_of_somebody_is_not_removed_and_the_clone_is_named(
+    place: Callable[[str], Where], tmp_path: Path
+) -> None:
+    where = place("home")
+    async with volumes_on(where, tmp_path, answers_in=5) as volumes:
+        with by_hand(where) as hand:
+            point = await volumes.take(order(1, Consistency.ATOMIC))
+            await volumes.hold(by_name(point))
+            cloned(hand, point.members[0].snapshot)
+            named = rf"holdfast-1-1 is needed by rbd/{where[2]}/theirs\. Flatten"
+            with pytest.raises(VolumesError, match=named):
+                await volumes.release(by_name(point))
+            with pytest.raises(VolumesError, match=named):
+                await volumes.destroy(
+                    "rbd:home", 101, 1, [Doomed(m.full_name, m.guid) for m in point.members], [point.id], []
+                )
+            assert hand.snapshots(IMAGES[0]) == ["holdfast-1-1"]
+            assert (await volumes.scan()).volumes["rbd:home/theirs"].origin == f"rbd:home/{IMAGES[0]}@holdfast-1-1"
+            with binding.rbd().Image(hand.io, "theirs") as image:
+                image.flatten()
+            await gone(volumes, point)
+            assert hand.snapshots(IMAGES[0]) == []
+
+
+def cloned(hand: Hand, snapshot: str) -> None:
+    hand.connection.conf_set("rbd_default_clone_format", "1")
+    binding.rbd().RBD().clone(hand.io, IMAGES[0], snapshot, hand.io, "theirs")
