@@ -45,6 +45,8 @@ class Checks(Audit):
         self.owner_changed: dict[int, float] = {}
         self._decided: dict[tuple[str, int], frozenset[str]] = {}
         """(node, VMID) → the replicas of disks that the guest had, as the node knew when it last decided what goes."""
+        self._returned: dict[tuple[int, str], PointId] = {}
+        """(VMID, slot) of a disk that was pulled out → the newest point at its return: it was not written meanwhile."""
         cluster.watched_by(self)
         cluster.on_exit = self._ended
         self._world.loop.on_spin = lambda: self._violated("no busy loop", "much is done and no time passes")
@@ -52,6 +54,11 @@ class Checks(Audit):
 
     def excuse(self, vmid: int, *checks: str) -> None:
         self.excused |= {(vmid, check) for check in checks}
+
+    def returned(self, vmid: int, slot: str) -> None:
+        """A disk is written again that was pulled out; an agent may have taken points before it had heard of that."""
+        records = self._records(self._world.machines[self._cluster.specs[vmid].node].storage, vmid)
+        self._returned[vmid, slot] = max(records, default=PointId(0, 0))
 
     def _violated(self, check: str, what: str, vmid: int | None = None) -> None:
         if vmid is None or (vmid, check) not in self.excused:
@@ -135,7 +142,8 @@ class Checks(Audit):
     def _check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
         if self._cluster.specs[vmid].spread and point.consistency == "none":
             return  # it says itself that it is none
-        values = list(self.counters(storage, point).values())
+        counters = self.counters(storage, point).items()
+        values = [n for slot, n in counters if point.id > self._returned.get((vmid, slot), PointId(0, 0))]
         if values != sorted(values, reverse=True) or (values and values[-1] < values[0] - 1):
             self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}")
 

@@ -271,6 +271,7 @@ class Faults:
     def _disk_returns(self, vmid: int, slot: str) -> None:
         guest = self._cluster.guests[vmid]
         guest.add_disk(slot, guest.retired.pop(slot))
+        self._checks.returned(vmid, slot)
         self._cluster.put_guest(vmid)
 
     def _disk_resized(self, fault: Fault, name: str) -> None:
