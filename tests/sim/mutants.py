@@ -61,8 +61,8 @@ def mutate(mutant: Mutant, code: Path) -> None:
     for folder in ("agent", "coordinator", "proto"):
         shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
     if mutant.patch:
-        argv = ["patch", "-p1", "-s", "-d", str(code)]
-        subprocess.run(argv, input=mutant.patch, text=True, check=True, stdout=subprocess.DEVNULL)
+        alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(code.parent.resolve())}  # in whatever repository it lies
+        subprocess.run(["git", "apply", "-C1"], input=mutant.patch, text=True, check=True, cwd=code, env=alone)
 
 
 def attempt(mutant: Mutant) -> Verdict:
