@@ -23,6 +23,7 @@ from holdfast.agent.transfer.receiver import Receiver
 from holdfast.agent.transfer.sender import Sender
 from holdfast.agent.trust import Trust
 from holdfast.agent.view import View
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.owner import Owner
@@ -115,7 +116,7 @@ class Agent:
     async def run(self) -> None:
         """Until cancelled; whatever runs then is stopped and its children are reaped."""
         settings = self._settings
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self.cache.run())
             if self._trust:
                 group.create_task(self._trust.run())

@@ -20,6 +20,7 @@ from holdfast.agent.openapi import Described, document
 from holdfast.agent.ports import Refused, VolumesError, WireError
 from holdfast.agent.rollback import preview
 from holdfast.coordinator import __version__
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.identity.verify import Untrusted
@@ -145,7 +146,7 @@ class Api:
 
     async def _reach(self, _: web.Request) -> web.Response:
         nodes = {name: node for name, node in self._context.view.desired.nodes.items() if name != self._context.me}
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             tried = {name: group.create_task(self._try(name, node)) for name, node in nodes.items()}
         return _answer(Reach(unreachable={name: why for name, task in tried.items() if (why := task.result())}))
 

@@ -13,6 +13,7 @@ from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.scanner import LAST_SEEN, RECENT
 from holdfast.agent.taking import Taker
 from holdfast.agent.target import TargetWorker
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.owner import Owner
@@ -78,7 +79,7 @@ class GuestWorker:
         """Until cancelled."""
         changed = self._context.view.subscribe()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 group.create_task(self._pass_on(changed))
                 tasks: dict[str, asyncio.Task[None]] = {}
                 while True:

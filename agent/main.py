@@ -21,7 +21,7 @@ from holdfast.agent.storage.volumes import NodeVolumes
 from holdfast.agent.transfer.tcp import TcpWire
 from holdfast.agent.transfer.tls import TlsWire
 from holdfast.coordinator import __version__
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import TaskGroup, first
 from holdfast.coordinator.identity.credentials import Credentials
 from holdfast.coordinator.log import configure
 from holdfast.coordinator.model.announcement import Topics
@@ -52,7 +52,7 @@ def main(config: Path | None, verbose: bool) -> None:
 
 async def _serve(agent: Agent, settings: AgentSettings, host: Host, publisher: Publisher | None) -> None:
     """Until cancelled: the agent; beside it what answers the command line, reads Proxmox's files, and speaks MQTT."""
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         group.create_task(agent.run())
         group.create_task(agent.api.serve(settings.listen, settings.api_port, settings.socket))
         if settings.mirror is not None:

@@ -11,6 +11,7 @@ from holdfast.agent.guest import GuestWorker
 from holdfast.agent.outcomes import Outcomes
 from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.rollback import Rollback
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.report import RequestState
 from holdfast.coordinator.model.request import Request
@@ -43,7 +44,7 @@ class Requests:
         """Until cancelled."""
         changed = self._context.view.subscribe()
         running: dict[str, asyncio.Task[None]] = {}
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             while True:
                 changed.clear()
                 for id in [id for id, task in running.items() if task.done()]:

@@ -5,13 +5,12 @@ once the guest is known to have stood still from before the first snapshot until
 on one pool.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 import structlog
 from holdfast.agent.context import Context
 from holdfast.agent.ports import CommitOrder, GuestHere, PauseRefused, Refused, TakeOrder, VolumesError
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import TaskGroup, first
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.point import Consistency, Member, RecoveryPoint
 from holdfast.coordinator.model.snapshot_policy import Wish
@@ -61,7 +60,7 @@ class Taker:
     async def _take_all(self, orders: Sequence[TakeOrder]) -> list[RecoveryPoint]:
         """On all pools at the same time: the guest may be waiting."""
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 taking = [group.create_task(self._context.volumes.take(order)) for order in orders]
         except BaseExceptionGroup as failed:
             raise first(failed) from None

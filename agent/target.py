@@ -10,6 +10,7 @@ from holdfast.agent.context import Context
 from holdfast.agent.gate import Gate
 from holdfast.agent.ports import Refused, VolumesError, WireError
 from holdfast.agent.scanner import LAST_SEEN
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.guest import Mode
 from holdfast.coordinator.model.node import Node
@@ -171,7 +172,7 @@ class TargetWorker:
             except (WireError, VolumesError, Refused) as error:
                 failed.append(error)
 
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for steps in disks:
                 group.create_task(bring(steps))
         if failed:

@@ -11,7 +11,7 @@ import structlog
 import yaml
 from holdfast.coordinator import __version__
 from holdfast.coordinator.config import CoordinatorSettings
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import TaskGroup, first
 from holdfast.coordinator.host import Host, LinuxHost
 from holdfast.coordinator.kept_mark import KeptMark
 from holdfast.coordinator.log import configure
@@ -38,7 +38,7 @@ async def coordinate(
     cache = Cache(store, keyspace.root, clock=host.monotonic, admit=kept.admit)
     owners = Owners(store, cache, keyspace, settings.name, host, new_uuid)
     election = Election(store, keyspace.leader, settings.name, ttl=LEADER_TTL, clock=host.monotonic)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         group.create_task(kept.keep(cache))
         group.create_task(cache.run())
         await cache.synced.wait()  # whoever may not decide in this keyspace does not stand

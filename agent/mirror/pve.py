@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 from holdfast.agent.ports import Host
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.mirror.records import Records, mirrored
 from holdfast.coordinator.mirror.sync import Changes, compare, leader_key, read, write
 from holdfast.coordinator.mirror.tree import Tree, TreeReader
@@ -58,7 +59,7 @@ class PveMirror:
         while True:
             await self._until_usable()
             try:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     standing = group.create_task(self._stand())
                     await self._until_unusable()
                     standing.cancel()

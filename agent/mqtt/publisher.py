@@ -16,7 +16,7 @@ import structlog
 from holdfast.agent.mqtt.outbox import Outbox
 from holdfast.agent.mqtt.settings import MqttSettings
 from holdfast.agent.ports import Host
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import TaskGroup, first
 from holdfast.coordinator.model.condition import Condition
 
 log = structlog.get_logger()
@@ -109,7 +109,7 @@ class Publisher:
         async with self._connection(context, password) as client:
             log.info("mqtt.connected", broker=self._settings.at)
             try:
-                async with asyncio.TaskGroup() as group:
+                async with TaskGroup() as group:
                     group.create_task(_until_lost(client))
                     await self._say(client)
             except asyncio.CancelledError:

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from holdfast.agent.ports import Channel, Refused, VolumesError
+from holdfast.coordinator.grouped import TaskGroup
 
 STALL = 30.0
 """Seconds without a byte acknowledged. The receiving storage may take this long to write out what it has taken."""
@@ -53,7 +54,7 @@ async def move(argv: Sequence[str], channel: Channel, *, stdin: int, stdout: int
     process = await start(argv, stdin=stdin, stdout=stdout)
     stalled = False
     try:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             watch = group.create_task(_watch(channel))
             talk = group.create_task(process.communicate())
             await asyncio.wait((watch, talk), return_when=asyncio.FIRST_COMPLETED)

@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 from google.protobuf.message import DecodeError, Message
 from holdfast.agent.ports import Handler, WireError
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.proto import transfer_pb2 as wire
 
 CONNECT_TIMEOUT = 10.0
@@ -205,7 +206,7 @@ async def listen(address: str, port: int, serve: Callable[[socket.socket], Await
         listener.setblocking(False)
         listener.bind((address, port))
         listener.listen(128)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             while True:
                 try:
                     connection, _ = await loop.sock_accept(listener)

@@ -1,6 +1,5 @@
 """Asks the agents over their HTTP API for what is not kept in etcd: progress, and what they would do."""
 
-import asyncio
 import os
 import ssl
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.answers import SOCKET, Answer, Health
 from holdfast.coordinator.model.node import Node
 from pydantic import ValidationError
@@ -99,7 +99,7 @@ async def ask(
 
     timeout = aiohttp.ClientTimeout(total=patience, connect=CONNECT_TIMEOUT)
     here = await local()
-    async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
+    async with aiohttp.ClientSession(timeout=timeout) as session, TaskGroup() as group:
         for name, node in nodes.items():
             if name != here:
                 group.create_task(one(session, name, node))

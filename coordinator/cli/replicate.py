@@ -13,6 +13,7 @@ from holdfast.coordinator.cli.agents import ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, clean, duration, size
 from holdfast.coordinator.cli.state import load, read
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.answers import Progress
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.status import GuestStatus, State, Status
@@ -45,7 +46,7 @@ def replicate(connection: Connection, vmid: int, now: bool, no_wait: bool, timeo
             click.echo(f"Asked for a new point of guest {vmid}.")
             return
         cache = Cache(store, connection.keyspace.root)
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             following = group.create_task(cache.run())
             try:
                 async with asyncio.timeout(timeout):

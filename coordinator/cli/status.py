@@ -27,6 +27,7 @@ from holdfast.coordinator.cli.agents import Answers, ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import clean, console, duration, line, moment, show, size, span, table, together
 from holdfast.coordinator.cli.state import State, load, read
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.answers import Progress, Transfer
 from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.planning.status import GuestStatus, Status, TargetStatus
@@ -206,7 +207,7 @@ def signature(view: Status, answers: Answers[Progress]) -> object:
 
 async def _watch(store: Store, connection: Connection) -> None:
     cache = Cache(store, connection.keyspace.root)
-    async with asyncio.TaskGroup() as group:
+    async with TaskGroup() as group:
         group.create_task(cache.run())
         await _show_until_interrupted(cache, connection)
 

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.store import codec, keys
 from holdfast.coordinator.store.calls import Again, Calls, Patience
 from holdfast.coordinator.store.login import Login, Metadata, Session
@@ -173,7 +174,7 @@ class EtcdStore:
     async def status(self) -> tuple[MemberStatus, ...]:
         """Ask every configured member directly, all at once."""
         await self._members.renew()
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             asked = [group.create_task(self._status_of(member)) for member in self._members.all()]
         return tuple(task.result() for task in asked)
 

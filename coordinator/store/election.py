@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 import structlog
 from holdfast.coordinator.clock import boottime
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.store.lease import HeldLease
 from holdfast.coordinator.store.port import (
     Compacted,
@@ -117,7 +118,7 @@ class Election:
         log.info("election.won", key=self._key, candidate=self._candidate, token=leadership.token)
         resigned = False
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 keeping = group.create_task(leadership.lease.keep(self._key, leadership.token))
                 await lead(leadership)
                 resigned = True

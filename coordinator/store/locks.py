@@ -7,12 +7,11 @@
 5. When the lease ends, locks and tickets go at once. Nobody else ever removes them.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from holdfast.coordinator.clock import Clock
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import TaskGroup, first
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.model.lock import Lock
 from holdfast.coordinator.store.lease import HeldLease
@@ -95,7 +94,7 @@ class Locks:
 
         queues = [LockQueue(self._store, self._keyspace, vmid, lease.id, record) for vmid in sorted(set(vmids))]
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 joined = await queues[0].join()
                 keeping = group.create_task(lease.keep(queues[0].ticket, joined))
                 tokens = {queue.lock: await queue.claim(waiting) for queue in queues}

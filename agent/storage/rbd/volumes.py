@@ -22,6 +22,7 @@ from holdfast.agent.storage.rbd import anchor, copies, identity, incoming, names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import LIMIT, LIMIT_OF_ALL, Cluster, Pool
 from holdfast.agent.storage.rbd.images import Images
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.capabilities import Capability, lacking
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
@@ -68,7 +69,7 @@ class RbdVolumes:
         """Look at every storage. One that fails is told in `failed`, and lets the others be seen."""
         at = self._now()
         self._follow()
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             looks = {storeid: group.create_task(self._look(storeid)) for storeid in self._clusters}
         volumes: dict[str, Volume] = {}
         anchors: dict[tuple[str, int], Anchor] = {}

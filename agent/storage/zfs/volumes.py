@@ -19,6 +19,7 @@ from holdfast.agent.storage.zfs import copies, definition, names, programs, scan
 from holdfast.agent.storage.zfs.batch import Batch
 from holdfast.agent.storage.zfs.command import run
 from holdfast.agent.storage.zfs.programs import counted, signed
+from holdfast.coordinator.grouped import TaskGroup
 from holdfast.coordinator.model.names import check_dataset
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
@@ -40,7 +41,7 @@ class ZfsVolumes:
         """Look at everything: two processes."""
         at = self._now()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 listed = group.create_task(run(*scan.LIST))
                 local = group.create_task(run(*scan.GET))
         except ExceptionGroup as failed:  # callers expect a VolumesError, as from any other command
