@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.copies import copies
 from holdfast.coordinator.planning.kept import NO_RULES, Rules, kept, worth_bringing
 from holdfast.coordinator.planning.observed import Scan, Volume, pool_of
 
@@ -120,7 +121,7 @@ def kept_here(vmid: int, scan: Scan, rules: Rules) -> dict[PointId, tuple[str, .
     """Points that stay besides, each with why, also those of which a disk has gone, for what is left of them."""
     points = [p for p in scan.recorded_points(vmid).values() if scan.guids(p)]
     found = {id: [*why] for id, why in kept(points, rules).items()}
-    for id in copied(points, scan):
+    for id in copied(vmid, points, scan):
         found.setdefault(id, []).append("a copy")
     for id in _to_go_back_to(vmid, points, scan):
         found.setdefault(id, []).append("a replica may go back to it")
@@ -134,10 +135,17 @@ def _to_go_back_to(vmid: int, points: Collection[RecoveryPoint], scan: Scan) -> 
     return {p.id for p in points if later and p.id < max(later)}
 
 
-def copied(points: Collection[RecoveryPoint], scan: Scan) -> set[PointId]:
-    """Points that a copy, or what a rollback has set aside, hangs on. With other people's clones it is up to them."""
-    origins = {origin for origin, clones in scan.origins().items() if any(map(is_ours, clones))}
-    return {p.id for p in points if any(m.full_name in origins for m in p.members)}
+def copied(vmid: int, points: Collection[RecoveryPoint], scan: Scan) -> set[PointId]:
+    """Points that stay for a copy, or for what a rollback has set aside. With other people's clones it is up to them.
+
+    That of which a copy was made; and of those that have the snapshot which a clone needs, the newest: an idle disk's
+    is in every one.
+    """
+    found = {PointId.parse(copy.point) for copy in copies(scan).values() if copy.vmid == vmid}
+    for origin in [origin for origin, clones in scan.origins().items() if any(map(is_ours, clones))]:
+        having = [p.id for p in points if any(m.full_name == origin for m in p.members)]
+        found |= {max(having)} if having else set()
+    return found & {p.id for p in points}
 
 
 def is_ours(dataset: str) -> bool:

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import UTC
 
 import pytest
-from holdfast.coordinator.model.point import PointId
-from holdfast.coordinator.planning.leftovers import plan_cleanup
+from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.planning.leftovers import copied, plan_cleanup
 from holdfast.coordinator.planning.observed import Scan, Volume
 from holdfast.coordinator.planning.protection import plan_point, plan_target
 from holdfast.coordinator.planning.rollback import (
@@ -210,3 +210,11 @@ def test_while_a_guest_is_rolled_back_its_status_says_so_and_nothing_is_taken_or
         if not all(d.dataset in scan.volumes for d in assignment().disks):
             continue
         assert [("RollbackUnderWay", "beta")] * (not done) == [(c.reason, c.target) for c in target.conditions]
+
+
+def test_of_an_idle_disk_that_a_clone_hangs_on_not_every_later_point_stays(home: Home) -> None:
+    """Its snapshot is a member of each."""
+    scan = _rolled_back(home)
+    [first] = scan.complete_points(VMID)
+    later = [RecoveryPoint.model_validate({**first.model_dump(), "sequence": number}) for number in range(3, 8)]
+    assert copied(VMID, [first, *later], scan) == {PointId(1, 7)}
