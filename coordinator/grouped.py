@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -25,6 +27,18 @@ class TaskGroup(asyncio.TaskGroup):
             asked = self._parent_cancel_requested and not taken_back
             if sys.version_info < (3, 13) and task and asked and task.cancelling() > before:
                 task.uncancel()
+
+
+@contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raise the first error of a group instead of the group.
+
+    For a group, Python 3.11.2 (Debian 12) makes a group of what is raised in `except*` as well: an exit code, say.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise first(group) from group
 
 
 def first(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ import structlog
 import yaml
 from holdfast.coordinator import __version__
 from holdfast.coordinator.config import CoordinatorSettings
-from holdfast.coordinator.grouped import TaskGroup, first
+from holdfast.coordinator.grouped import TaskGroup, ungrouped
 from holdfast.coordinator.host import Host, LinuxHost
 from holdfast.coordinator.kept_mark import KeptMark
 from holdfast.coordinator.log import configure
@@ -84,9 +84,10 @@ def command(config: Path | None) -> None:
         raise click.UsageError(f"{config} cannot be read: {error}") from None
     configure()
     try:
-        asyncio.run(serve(settings))
-    except* (StoreError, KeyspaceRefused, OSError) as group:
-        log.error("coordinator.failed", reason=str(first(group)))
+        with ungrouped():
+            asyncio.run(serve(settings))
+    except (StoreError, KeyspaceRefused, OSError) as error:
+        log.error("coordinator.failed", reason=str(error))
         raise SystemExit(1) from None
 
 

@@ -9,7 +9,7 @@ import click
 from holdfast.coordinator.cli.agents import Access
 from holdfast.coordinator.cli.output import Failed
 from holdfast.coordinator.config import EtcdSettings
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import ungrouped
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.store.port import Store, StoreError
 
@@ -40,11 +40,12 @@ class Connection:
                 return await work(store)
 
         try:
-            return asyncio.run(do())
-        except* StoreError as group:
-            raise Failed(str(first(group))) from None
-        except* OSError as group:
-            raise Failed(f"{first(group)}. Check the paths of ca, cert and key") from None
+            with ungrouped():
+                return asyncio.run(do())
+        except StoreError as error:
+            raise Failed(str(error)) from None
+        except OSError as error:
+            raise Failed(f"{error}. Check the paths of ca, cert and key") from None
 
 
 pass_connection = click.make_pass_decorator(Connection)

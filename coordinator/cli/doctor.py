@@ -16,7 +16,7 @@ from holdfast.coordinator.cli.etcd_access import as_admin
 from holdfast.coordinator.cli.machine import Machine, folder_option
 from holdfast.coordinator.cli.output import Failed, console, line, show, table
 from holdfast.coordinator.doctor.findings import findings
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import ungrouped
 from holdfast.coordinator.identity.authority_files import AuthorityError, AuthorityFiles
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.identity.rights import role_for
@@ -37,11 +37,10 @@ def doctor(connection: Connection, output: str, folder: Path) -> None:
 
     roles = _roles(connection, Machine(folder))
     try:
-        found = asyncio.run(work())
-    except* StoreError as group:
-        raise Failed(str(first(group))) from None
-    except* (OSError, ValueError) as group:
-        raise Failed(str(first(group))) from None
+        with ungrouped():
+            found = asyncio.run(work())
+    except (StoreError, OSError, ValueError) as error:
+        raise Failed(str(error)) from None
     if output == "json":
         inputs.echo_json(found)
     elif found:

@@ -9,7 +9,7 @@ from holdfast.coordinator.access import Access
 from holdfast.coordinator.cli.machine import Machine
 from holdfast.coordinator.cli.output import Failed
 from holdfast.coordinator.config import EtcdSettings
-from holdfast.coordinator.grouped import first
+from holdfast.coordinator.grouped import ungrouped
 from holdfast.coordinator.identity.identity import Role
 from holdfast.coordinator.store.port import Store, StoreError
 from holdfast.coordinator.store.tls import Tls
@@ -38,8 +38,7 @@ def as_admin(settings: EtcdSettings, machine: Machine, work: Callable[[Access, S
             await access.close()
 
     try:
-        return asyncio.run(do())
-    except* StoreError as group:
-        raise Failed(str(first(group))) from None
-    except* OSError as group:
-        raise Failed(str(first(group))) from None
+        with ungrouped():
+            return asyncio.run(do())
+    except (StoreError, OSError) as error:
+        raise Failed(str(error)) from None

@@ -13,7 +13,7 @@ from holdfast.coordinator.cli.agents import ask
 from holdfast.coordinator.cli.connection import Connection, pass_connection
 from holdfast.coordinator.cli.output import Failed, clean, duration, size
 from holdfast.coordinator.cli.state import load, read
-from holdfast.coordinator.grouped import TaskGroup
+from holdfast.coordinator.grouped import TaskGroup, ungrouped
 from holdfast.coordinator.model.answers import Progress
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.status import GuestStatus, State, Status
@@ -58,10 +58,8 @@ def replicate(connection: Connection, vmid: int, now: bool, no_wait: bool, timeo
                 ) from None
             following.cancel()
 
-    try:
+    with ungrouped():
         connection.run(work)
-    except* Failed as group:
-        raise group.exceptions[0] from None
 
 
 def _row(view: Status, vmid: int) -> GuestStatus:

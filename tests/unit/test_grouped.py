@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from holdfast.coordinator.grouped import TaskGroup, first
+from holdfast.coordinator.grouped import TaskGroup, first, ungrouped
 
 
 async def fail() -> None:
@@ -51,3 +51,15 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert asked.is_set()
+
+
+def test_of_a_group_the_first_error_is_raised_and_what_follows_from_it_is_no_group() -> None:
+    def command() -> None:
+        try:
+            with ungrouped():
+                asyncio.run(grouped(in_body=False))
+        except ValueError:
+            raise SystemExit(1) from None
+
+    with pytest.raises(SystemExit):
+        command()
