@@ -2,7 +2,7 @@
 # Ceph and its Python bindings from Debian's archive. Does nothing where it is all there.
 set -euo pipefail
 want=()
-for package in ceph-mon ceph-mgr ceph-osd ceph-common rbd-mirror python3-rbd python3-rados; do
+for package in ceph-mon ceph-mgr ceph-osd ceph-common rbd-mirror python3-rbd python3-rados iproute2; do
 	dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || want+=("$package")
 done
 [ ${#want[@]} -eq 0 ] && exit 0
