@@ -123,7 +123,7 @@ class Checks(Audit):
     def _records(storage: Storage, vmid: int) -> dict[PointId, list[RecoveryPoint]]:
         """What is recorded of each point, on one pool or several."""
         records: dict[PointId, list[RecoveryPoint]] = {}
-        for (_, owner), anchor in storage.anchors.items():
+        for (_, owner), anchor in storage.marked().items():
             if owner == vmid:
                 for id, point in anchor.points.items():
                     records.setdefault(id, []).append(point)
@@ -135,7 +135,7 @@ class Checks(Audit):
         point, *others = records
         members = {m.disk: m for p in records for m in p.members}
         for member in members.values():
-            dataset = storage.datasets.get(member.dataset)
+            dataset = storage.dataset(member.dataset)
             if dataset is None or dataset.by_guid(member.guid) is None:
                 return None
         if members.keys() != set(point.disks):
@@ -148,7 +148,7 @@ class Checks(Audit):
         found = {}
         for slot in guest.disks:
             member = point.member(slot)
-            snap = storage.datasets[member.dataset].by_guid(member.guid) if member else None
+            snap = storage.there(member.dataset).by_guid(member.guid) if member else None
             if snap is not None:
                 found[slot] = snap.image.counter
         return found
@@ -229,7 +229,7 @@ class Checks(Audit):
             for point in records[id]:
                 others = [m for m in point.members if m.guid != guid]
                 if len(others) < len(point.members) and all(
-                    (d := storage.datasets.get(m.dataset)) and d.by_guid(m.guid) for m in others
+                    (d := storage.dataset(m.dataset)) and d.by_guid(m.guid) for m in others
                 ):
                     return point
         return None
@@ -283,7 +283,7 @@ class Checks(Audit):
     def cloned(self, storage: Storage, dataset: Dataset) -> None:
         """From the moment that all disks are there again a person can start the guest."""
         vmid = _guest_of(dataset)
-        disks = [storage.datasets.get(d) for d in self._cluster.guests[vmid].disks.values()]
+        disks = [storage.dataset(d) for d in self._cluster.guests[vmid].disks.values()]
         if dataset.mark or None in disks:
             return
         values = [d.image.counter for d in disks if d is not None]
@@ -297,7 +297,7 @@ class Checks(Audit):
         if said.state is not RequestState.DONE or (vmid, "a base survives") in self.excused:
             return  # refused; or somebody has destroyed the point's snapshots since
         for member in point.members:
-            dataset = storage.datasets.get(member.dataset)
+            dataset = storage.dataset(member.dataset)
             snap = dataset.by_guid(member.guid) if dataset else None
             if dataset is None or snap is None or snap.image.counter != dataset.image.counter:
                 self._violated("true reports", f"{member.dataset} is not as at {point.id}, which is said", vmid)
@@ -315,7 +315,7 @@ class Checks(Audit):
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 
     def moved(self, storage: Storage, dataset: str, stream: Stream, count: int) -> None:
-        held = storage.datasets[dataset]
+        held = storage.there(dataset)
         vmid, _, slot = (held.mark or (held.partial and held.partial.mark) or "0/").partition("/")
         key = (storage.node, int(vmid), slot, stream.guid)
         self._bytes[key] += count
@@ -391,19 +391,19 @@ class Checks(Audit):
         for machine in self._world.machines.values():
             points = [records[0] for records in self._records(machine.storage, vmid).values()]
             ruled = self._people.ruled(machine.storage, vmid, points)
-            for dataset in machine.storage.datasets.values():
-                if _guest_of(dataset) != vmid or "/aside/" in dataset.name:
+            for dataset in machine.storage.everything():
+                if _guest_of(dataset) != vmid or "aside" in dataset.name:
                     continue
                 ours = sum(not s.foreign for s in dataset.snaps.values())
                 allowed = keep + 3 if dataset.mark else 2 + 2 * targets
                 allowed += ruled + sum(
-                    (d.origin or "").startswith(f"{dataset.name}@") for d in machine.storage.datasets.values()
+                    (d.origin or "").startswith(f"{dataset.name}@") for d in machine.storage.everything()
                 )
                 if ours > allowed:
                     found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
                 if len(dataset.marks) > 2 + targets:
                     found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")
-            for (_, owner), anchor in machine.storage.anchors.items():
+            for (_, owner), anchor in machine.storage.marked().items():
                 if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets + ruled:
                     found.append(f"bounded leftovers: {len(anchor.points)} points of {vmid} on {machine.name}")
                 if owner == vmid and len(anchor.definitions) > len(anchor.points) + 2:

@@ -217,7 +217,7 @@ class Faults:
             return  # its disks may be on their way aside
         self._excuse_base(fault.vmid)
         for dataset in list(guest.disks.values())[:1]:
-            ours = [s for s in guest.machine.storage.datasets[dataset].snaps.values() if not s.foreign]
+            ours = [s for s in guest.machine.storage.there(dataset).snaps.values() if not s.foreign]
             if ours and not ours[-1].busy:
                 guest.machine.storage.destroy_by_admin(dataset, ours[-1].name)
                 guest.machine.storage.snapshot_foreign(dataset, ours[-1].name)
@@ -230,11 +230,11 @@ class Faults:
         self._excuse_base(fault.vmid)
         for dataset in guest.disks.values():
             storage = guest.machine.storage
-            for snap in [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]:
+            for snap in [s for s in storage.there(dataset).snaps.values() if not s.foreign]:
                 storage.destroy_by_admin(dataset, snap.name)
             if fault.amount > 0.8:
-                storage.datasets[dataset].marks.clear()
-                storage.touch(storage.datasets[dataset])
+                storage.there(dataset).marks.clear()
+                storage.touch(storage.there(dataset))
 
     def _admin_destroy_goal(self, fault: Fault, name: str) -> None:
         """Somebody destroys the newest of our snapshots on the source."""
@@ -244,7 +244,7 @@ class Faults:
         def destroy() -> None:
             for dataset in guest.disks.values() if not guest.off else ():
                 storage = guest.machine.storage
-                ours = [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]
+                ours = [s for s in storage.there(dataset).snaps.values() if not s.foreign]
                 if ours:
                     storage.destroy_by_admin(dataset, ours[-1].name)
 
@@ -293,9 +293,7 @@ class Faults:
         guest = self._cluster.guests[fault.vmid]
         if guest.off:
             return  # its disks may be on their way aside
-        dataset = guest.machine.storage.datasets[next(iter(guest.disks.values()))]
-        image = dataset.image
-        dataset.image = dataset.durable = type(image)(image.counter, image.written + 4096, image.size + (1 << 20))
+        guest.machine.storage.resize(next(iter(guest.disks.values())), 1 << 20)
 
     def _policy_changed(self, fault: Fault, name: str) -> None:
         self._cluster.rpo = self._cluster.schedule.rpo + round(fault.amount * 10)

@@ -30,7 +30,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """A guest: `disks` of them are written, one more is still if `still`, the last is on a second pool if `spread`."""
+    """A guest: `disks` of them are written, one more is still if `still`, the last is on a second pool if `spread`.
+
+    The last `rbd` of those that are written are images on a Ceph that all nodes share.
+    """
 
     vmid: int
     node: str
@@ -43,6 +46,7 @@ class GuestSpec:
     written: int = 2_000_000
     """Bytes on each disk at the start."""
     rests: tuple[tuple[float, float], ...] = ()
+    rbd: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,11 @@ class RbdVolumes:
             self._failing.pop(storeid, None)
         for storeid, access in wanted.items():
             if storeid not in self._clusters:
-                self._clusters[storeid] = Cluster(access)
+                self._clusters[storeid] = self._connect(access)
                 self._images[storeid] = Images(storeid, self._me)
+
+    def _connect(self, access: Access) -> Cluster:
+        return Cluster(access)
 
     async def _look(self, storeid: str) -> Seen | str:
         """What is on a storage, or why that is not known. One that failed last time is not waited for as long."""
@@ -244,8 +247,11 @@ class RbdVolumes:
         argv = ["rbd", "export-diff", *cluster.access.argv, "--no-progress", "--image", image, "--snap", snapshot]
         if base is not None:
             argv += ["--from-snap", names.split_snapshot(f"{dataset}@{base}")[1]]
+        await self._export([*argv, "--path", "-"], channel)
+
+    async def _export(self, argv: Sequence[str], channel: Channel) -> None:
         async with stream(channel).sending() as descriptor:
-            await move([*argv, "--path", "-"], channel, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor)
+            await move(argv, channel, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor)
 
     async def _base(self, cluster: Cluster, dataset: str, token: str) -> str | None:
         guid = identity.read_token(token).base
@@ -263,6 +269,9 @@ class RbdVolumes:
         await cluster.call(f"begin to receive {order.dataset}", begin, LIMIT_OF_ALL)
         image = names.image_of(order.dataset)
         argv = ["rbd", "import-diff", *cluster.access.argv, "--no-progress", "--image", image, "--path", "-"]
+        await self._import(argv, channel)
+
+    async def _import(self, argv: Sequence[str], channel: Channel) -> None:
         async with stream(channel).receiving() as descriptor:
             await move(argv, channel, stdin=descriptor, stdout=asyncio.subprocess.DEVNULL)
 
