@@ -384,7 +384,7 @@ class Image(_Context):
         before = self._find(since).image.written if since is not None else 0
         dirty = self._snap is None and since is not None and self._image.dirty
         if now != before or dirty:
-            told(0, max(4096, now - before), True)
+            callback(0, max(4096, now - before), True)
 
 
 class RBD:
