@@ -302,32 +302,60 @@ class Real:
             raise received
 
 
-async def _modelled(rng: random.Random, keys: Path) -> tuple[list[list[Any]], list[Any]]:
-    """Draw operations, and what the model says to each."""
+_UNDONE: list[list[Any]] = [
+    ["prepare", "alpha"],
+    ["prepare", "beta"],
+    ["write", "alpha", 0],
+    ["take", 1, 1, [0, 1], 1],
+    ["send", 0, 1, None, "half"],
+    ["abort", 0],
+    ["send", 0, 1, None, "half"],
+    ["resume", 0, "whole"],
+    ["write", "alpha", 0],
+    ["take", 1, 2, [0, 1], 1],
+    ["send", 0, 2, 1, "half"],
+    ["abort", 0],
+    ["abort", 0],
+    ["send", 0, 2, 1, "half"],
+    ["write", "beta", 0],
+    ["resume", 0, "whole"],
+    ["write", "beta", 0],
+    ["write", "alpha", 0],
+    ["take", 1, 3, [0, 1], 2],
+    ["send", 0, 3, 2, "whole"],
+]
+"""Streams that are cut, given up, and sent again, and a replica that somebody writes to."""
+
+
+async def _modelled(keys: Path, operations: list[list[Any]], rng: random.Random | None = None) -> list[Any]:
+    """What the model says to each operation; more are drawn by what it says."""
     run = Run(Modelled(keys))
     await run.begin()
-    operations: list[list[Any]] = [
-        ["prepare", "alpha"],
-        ["prepare", "beta"],
-        ["write", "alpha", 0],
-        ["write", "alpha", 1],
-    ]
     outcomes: list[Any] = []
     for operation in operations:
         outcomes.append(await run.do(operation))
-        if len(outcomes) == len(operations) < OPERATIONS:
+        if rng is not None and len(outcomes) == len(operations) < OPERATIONS:
             operations += _draw(rng, outcomes[-1][1])
-    return operations, outcomes
+    return outcomes
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_random_operations_have_the_same_outcomes(
     seed: int, place: Callable[[str], Where], tmp_path: Path
 ) -> None:
-    operations, model = await _modelled(random.Random(seed), tmp_path)
-    home, away = place("home"), place("away")
+    operations: list[list[Any]] = [["prepare", node] for node in POOLS] + [["write", "alpha", disk] for disk in (0, 1)]
+    model = await _modelled(tmp_path, operations, random.Random(seed))
+    await _compare(place("home"), place("away"), tmp_path, operations, model)
+
+
+async def test_undoing_a_cut_stream_has_the_same_outcomes(place: Callable[[str], Where], tmp_path: Path) -> None:
+    model = await _modelled(tmp_path, _UNDONE)
+    await _compare(place("home"), place("away"), tmp_path, _UNDONE, model)
+
+
+async def _compare(home: Where, away: Where, keys: Path, operations: list[list[Any]], model: list[Any]) -> None:
     with by_hand(home) as here, by_hand(away) as there:
-        real = Real(home, away, tmp_path, {"home": here, "away": there})
+        real = Real(home, away, keys, {"home": here, "away": there})
         try:
             run = Run(real)
             await run.begin()
