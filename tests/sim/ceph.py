@@ -5,6 +5,7 @@ through the calls of `librbd`. Whatever was written is on disk: a power cut of a
 """
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -117,10 +118,8 @@ class Ceph:
         self.pools: dict[str, CephPool] = {}
         self.storages: dict[str, Storage] = {}
         """Node → its storage, which whoever watches is told of."""
-        self.down = False
-        """Whether nobody gets an answer."""
-        self.unreached: set[str] = set()
-        """Nodes that get none."""
+        self.unreached: Counter[str] = Counter()
+        """Node → how many faults keep it from getting an answer."""
         self._anchors: dict[tuple[str, int], tuple[int, str, AnchorData]] = {}
 
     def add_pool(self, storeid: str) -> CephPool:
@@ -129,7 +128,7 @@ class Ceph:
 
     def silent(self, node: str) -> bool:
         """Whether a node gets no answer."""
-        return self.down or node in self.unreached
+        return self.unreached[node] > 0
 
     def image(self, dataset: str) -> RbdImage | None:
         """By `rbd:STOREID/IMAGE`."""

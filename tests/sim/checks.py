@@ -22,6 +22,7 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import GuestReport, RequestReport, RequestState
 from holdfast.coordinator.planning.admission import allowed_datasets
+from holdfast.coordinator.planning.observed import is_rbd
 
 from .cluster import KEYS, Cluster
 from .datasets import Dataset, Mark, Snap, Stream
@@ -106,7 +107,8 @@ class Checks(Audit):
         if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN + HEARD_LATE:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
         crowded = storage.crowded is not None and self._world.now - storage.crowded > SEEN_WITHIN
-        if crowded and point.policies and storage.node == self._cluster.specs[vmid].node:
+        on_zfs = not all(is_rbd(m.dataset) for m in point.members)
+        if crowded and on_zfs and point.policies and storage.node == self._cluster.specs[vmid].node:
             self._violated("free-space guard", f"{point.id} of {vmid} is taken for {point.policies}")
         records = self._records(storage, vmid).get(point.id)
         if records is None:
@@ -154,7 +156,8 @@ class Checks(Audit):
         return found
 
     def _check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
-        if self._cluster.specs[vmid].spread and point.consistency == "none":
+        spec = self._cluster.specs[vmid]
+        if (spec.spread or spec.rbd) and point.consistency == "none":
             return  # it says itself that it is none
         counters = self.counters(storage, point).items()
         values = [n for slot, n in counters if point.id > self._returned.get((vmid, slot), PointId(0, 0))]

@@ -123,7 +123,7 @@ class Cluster:
 
     def dataset(self, spec: GuestSpec, index: int) -> str:
         """Of the disk of this number."""
-        if spec.disks > index >= spec.disks - spec.rbd:
+        if spec.rbd and index >= spec.disks - spec.rbd:
             return f"rbd:{CEPH}/vm-{spec.vmid}-disk-{index}"
         pool = "fast" if spec.spread and index == spec.disks - 1 else "tank"
         return f"{pool}/{self.volname(spec, index)}"
