@@ -4,8 +4,9 @@
 2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1; `only what was promoted is sent`.
 3. `nothing foreign destroyed`: no snapshot that Holdfast did not make, no newest complete point of a replica, no head.
 4. `a base survives`: what the newest snapshot of a replica can be gone on from stays on the owner; a bookmark is
-   enough for a disk that the target's newest point lacks. `no full resend`, unless the replica was set aside because
-   the guest had no such disk. `no byte twice`: bytes of streams stay within 1.2 x what changed, plus 1 MiB.
+   enough for a disk that the target's newest point lacks, and on RBD, which has none, nothing is kept of it.
+   `no full resend`, unless the replica was set aside because the guest had no such disk. `no byte twice`: bytes of
+   streams stay within 1.2 x what changed, plus 1 MiB; what came of a cut one does not count on RBD.
    `single writer`, `nothing lost`: no disk is renamed under its guest, or without a snapshot of it.
 5. `stale epoch`: nothing is recorded under an epoch lower than the storage or, for long, etcd bears.
 6. `true reports`: what an agent reports is there.
@@ -207,6 +208,9 @@ class Checks(Audit):
                 if (vmid, "targets") in self.excused and not self.complete(machine.storage, vmid):
                     # its first point was on the way when its policy went, and nothing says so after a restart
                     self.excuse(vmid, "a base survives", "no full resend")
+                if is_rbd(dataset.name) and not snapshot and not self._counts(machine.storage, vmid, slot):
+                    self._begins_anew(machine.storage, replica)  # RBD has no bookmark to be gone on from
+                    continue
                 if not (snapshot or bookmark):
                     self._violated("a base survives", f"{dataset.name}: {machine.name} has nothing to go on from", vmid)
                 if not snapshot and self._is_target(vmid, machine.name) and self._counts(machine.storage, vmid, slot):
@@ -397,6 +401,8 @@ class Checks(Audit):
             for dataset in machine.storage.everything():
                 if _guest_of(dataset) != vmid or "aside" in dataset.name:
                     continue
+                if is_rbd(dataset.name) and not dataset.mark and machine.name != self._cluster.specs[vmid].node:
+                    continue  # shared: it is looked at once
                 ours = sum(not s.foreign for s in dataset.snaps.values())
                 allowed = keep + 3 if dataset.mark else 2 + 2 * targets
                 allowed += ruled + sum(

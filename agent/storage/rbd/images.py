@@ -4,7 +4,7 @@ An image is opened only if something about it changed: the version of its header
 metadata, that of its object map whether anything was written. So an idle image costs two operations of an OSD.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +114,7 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         before = found["name"]
     image.set_snap(None)
     cut = identity.partial(came, [s.name for s in snapshots])
+    undone = cut is not None or rolled_back(metadata, before)
     written = _changed(image, before) if told and (before is None or before in user) else UNKNOWN
     return Volume(
         dataset=f"{names.PREFIX}{storeid}/{image.get_name()}",
@@ -123,7 +124,7 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         used=sum(s.written for s in snapshots) + written,
         referenced=_changed(image, None) if told and before is not None else written,
         # of a cut stream the head has a part; what counts is what it was before, which a roll-back brings again
-        written=0 if cut else written,
+        written=0 if undone else written,
         encrypted=False,
         resume_token=identity.token(cut[1]) if cut else None,
         resume_guid=cut[1].guid if cut else None,
@@ -131,6 +132,11 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         marks=_marks(metadata, me),
         snapshots=tuple(snapshots),
     )
+
+
+def rolled_back(metadata: Mapping[str, str], newest: str | None) -> bool:
+    """Whether the head of a replica is its newest snapshot, though the object map says otherwise."""
+    return newest is not None and metadata.get(names.ROLLED_BACK) == newest
 
 
 def _is_user(pool: Pool, snapshot: Any) -> bool:

@@ -19,6 +19,9 @@ ASIDE = f"{META}aside"
 """On an image that was set aside: the VMID that it belonged to."""
 SNAP = f"{META}snap."
 """On a replica, for each snapshot that was received or is being received: `GUID BASE-GUID`, by the snapshot's name."""
+ROLLED_BACK = f"{META}rolled-back"
+"""On a replica: the newest snapshot's name, if its head was brought back to it. A roll-back writes the objects anew, so
+that the object map counts them as changed, although nothing is."""
 
 
 def anchor(vmid: int) -> str:

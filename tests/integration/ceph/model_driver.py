@@ -37,6 +37,9 @@ class Place(Protocol):
     def destroy(self, dataset: str, name: str) -> None:
         """Somebody removes a snapshot. VolumesError."""
 
+    def roll_back(self, dataset: str, name: str) -> None:
+        """Somebody rolls back to a snapshot, and says so as docs/rbd.md has it. VolumesError."""
+
     def content(self, dataset: str, snapshot: str, guid: int) -> object:
         """What tells a snapshot's content from any other."""
 
@@ -203,6 +206,9 @@ class Run:
 
     async def _snapshot(self, node: str, disk: int, name: str) -> None:
         self._place.snapshot(f"{POOLS[node]}/{image(disk)}", name)
+
+    async def _roll_back(self, node: str, disk: int, name: str) -> None:
+        self._place.roll_back(f"{POOLS[node]}/{image(disk)}", name)
 
     async def _remove(self, node: str, disk: int, name: str) -> None:
         self._place.destroy(f"{POOLS[node]}/{image(disk)}", name)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 from holdfast.agent.ports import Channel, ReceiveOrder, SendOrder, Volumes, VolumesError
-from holdfast.agent.storage.rbd import binding
+from holdfast.agent.storage.rbd import binding, names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import Cluster
 from holdfast.agent.storage.rbd.volumes import RbdVolumes
@@ -76,6 +76,7 @@ def _draw(rng: random.Random, seen: Any) -> list[list[Any]]:
         "modify": (1, lambda: [["write", "beta", disk]]),
         "snapshot": (2, lambda: [["snapshot", node, disk, rng.choice(("mine", f"holdfast-1-{newest + 1}"))]]),
         "remove": (2, lambda: [["remove", node, disk, rng.choice(("mine", f"holdfast-1-{last}"))]]),
+        "roll back": (1, lambda: [["roll_back", "beta", disk, f"holdfast-1-{last}"]]),
         "prepare": (1, lambda: [["prepare", node]]),
     }
     chosen = rng.choices([*kinds], [weight for weight, _ in kinds.values()])[0]
@@ -162,6 +163,14 @@ class Modelled:
         if snap is None or snap.held:
             raise VolumesError(name)
         self._storage.destroy_by_admin(dataset, name)
+
+    def roll_back(self, dataset: str, name: str) -> None:
+        found = self.ceph.image(dataset)
+        if found is None or name not in found.snaps:
+            raise VolumesError(name)
+        found.put(found.snaps[name].image)
+        found.metadata[names.ROLLED_BACK] = name
+        found.changed()
 
     def content(self, dataset: str, snapshot: str, guid: int) -> object:
         found = self._storage.there(dataset).snaps[snapshot].image
@@ -268,6 +277,11 @@ class Real:
         with self._opened(dataset) as opened:
             opened.remove_snap(name)
 
+    def roll_back(self, dataset: str, name: str) -> None:
+        with self._opened(dataset) as opened:
+            opened.rollback_to_snap(name)
+            opened.metadata_set(names.ROLLED_BACK, name)
+
     def content(self, dataset: str, snapshot: str, guid: int) -> object:
         key = dataset, snapshot, guid
         if key not in self._contents:
@@ -323,6 +337,14 @@ _UNDONE: list[list[Any]] = [
     ["write", "alpha", 0],
     ["take", 1, 3, [0, 1], 2],
     ["send", 0, 3, 2, "whole"],
+    ["roll_back", "beta", 0, "holdfast-1-2"],
+    ["send", 0, 3, 2, "half"],
+    ["abort", 0],
+    ["send", 0, 3, 2, "whole"],
+    ["roll_back", "beta", 0, "holdfast-1-2"],
+    ["write", "alpha", 0],
+    ["take", 1, 4, [0, 1], 3],
+    ["send", 0, 4, 3, "whole"],
 ]
 """Streams that are cut, given up, and sent again, and a replica that somebody writes to."""
 
