@@ -187,7 +187,7 @@ class Checks(Audit):
             if what.foreign or PointId.of_snapshot(what.name) is None:
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} on {storage.node}")
             if dataset.mark and self._newest_before(storage, vmid, what.guid) is not None:
-                self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point")
+                self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point", vmid)
         if dataset.mark and isinstance(what, Snap) and (dataset.newest is None or dataset.newest.txg < what.txg):
             if self._gone(storage, dataset):
                 self._begins_anew(storage, dataset)

@@ -241,6 +241,8 @@ class Faults:
         if guest.off:
             return  # its disks may be on their way aside
         self._excuse_base(fault.vmid)
+        if self._cluster.specs[fault.vmid].rbd:  # a stream of RBD's is exported by the snapshot's name
+            self._checks.excuse(fault.vmid, "no mixture", "nothing foreign destroyed")
         for dataset in list(guest.disks.values())[:1]:
             ours = [s for s in guest.machine.storage.there(dataset).snaps.values() if not s.foreign]
             if ours and not ours[-1].busy:
