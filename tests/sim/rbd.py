@@ -100,7 +100,8 @@ class _Work:
         except (VolumesError, Refused) as reason:
             error = reason
         world.tell(self._process.name, step_of(self._what), **({"failed": error} if error else {}))
-        world.loop.call_later(world.some(0.001, 0.01) + TIMEOUT * min(call.timeouts, 8), self._reply, result, error)
+        waits = min(call.timeouts - (silent and call.timeouts > 0), 6)  # it has waited for the first of them already
+        world.loop.call_later(world.some(0.001, 0.01) + TIMEOUT * waits, self._reply, result, error)
         world.stepped(step_of(self._what), "after", self._process)
 
     def _reply(self, result: Any, error: Exception | None) -> None:

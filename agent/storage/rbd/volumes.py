@@ -29,6 +29,8 @@ Seen = tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]
 
 IMPATIENT = 1.0
 """Seconds to wait for a storage that failed last time: guests on other storages wait for the same look."""
+PATIENT = 3.0
+"""Seconds to wait for one that did not, or this many times what the last look took."""
 
 
 _NOT_YET = Refused("NotOnRbd", "rollback, clone and mount of points work on ZFS only so far.")
@@ -47,6 +49,8 @@ class RbdVolumes:
         """Looks that have not ended, of storages that fail."""
         self._failing: dict[str, str] = {}
         """Storage → why the last look failed."""
+        self._took: dict[str, float] = {}
+        """Storage → seconds that its last look took."""
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -78,6 +82,7 @@ class RbdVolumes:
             self._clusters.pop(storeid).close()
             self._looking.pop(storeid, None)
             self._failing.pop(storeid, None)
+            self._took.pop(storeid, None)
         for storeid, access in wanted.items():
             if storeid not in self._clusters:
                 self._clusters[storeid] = self._connect(access)
@@ -94,12 +99,19 @@ class RbdVolumes:
             return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} has not answered for long.")
         if before is not None and not before.cancelled() and before.exception() is None:
             self._failing.pop(storeid, None)  # it answers again; what that look has found is out of date by now
-        patience = IMPATIENT if storeid in self._failing else LIMIT
+        patience = min(LIMIT, PATIENT * max(1.0, self._took.get(storeid, LIMIT)))
+        if storeid in self._failing:
+            patience = IMPATIENT
         look = self._clusters[storeid].start("look", partial(self._see, storeid))
+        look.add_done_callback(partial(self._ended, storeid, asyncio.get_running_loop().time()))
         if await _ends(look, patience):
             return self._settle(storeid, look)
         self._looking[storeid] = look
         return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} was not seen in {patience:.0f} s.")
+
+    def _ended(self, storeid: str, began: float, look: asyncio.Future[Seen]) -> None:
+        if not look.cancelled() and look.exception() is None:
+            self._took[storeid] = asyncio.get_running_loop().time() - began
 
     def _settle(self, storeid: str, look: asyncio.Future[Seen]) -> Seen | str:
         try:
