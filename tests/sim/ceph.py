@@ -6,7 +6,7 @@ through the calls of `librbd`. Whatever was written is on disk: a power cut of a
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from holdfast.agent.storage.rbd import anchor, identity, names
@@ -120,6 +120,10 @@ class Ceph:
         """Node → its storage, which whoever watches is told of."""
         self.unreached: Counter[str] = Counter()
         """Node → how many faults keep it from getting an answer."""
+        self.waiting: list[Callable[[], None]] = []
+        """Work of all nodes that is under way."""
+        self.amid = False
+        """Whether some is done between two operations of another."""
         self._anchors: dict[tuple[str, int], tuple[int, str, AnchorData]] = {}
 
     def add_pool(self, storeid: str) -> CephPool:

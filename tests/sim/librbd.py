@@ -83,6 +83,8 @@ class Call:
         """The number of the operation that is told to have failed."""
         self.silent_from: int | None = None
         """The number of the operation from which on there is no answer."""
+        self.between: Callable[[], None] = lambda: None
+        """Called before each operation."""
         self.timeouts = 0
         self._done = 0
 
@@ -92,6 +94,7 @@ class Call:
 
     def enter(self, pool: CephPool, *, writes: bool, full_try: bool) -> CephError | None:
         """Before an operation. What it returns is to be raised once the operation has taken effect."""
+        self.between()
         number, self._done = self._done, self._done + 1
         if self.dies_at is not None and number >= self.dies_at:
             raise Dead

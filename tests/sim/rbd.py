@@ -6,6 +6,7 @@ stands still while its process does, and dies with it wherever it was. `rbd expo
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 HEADER = 4096
 AGAIN = 0.5
+BETWEEN = 0.02
+"""The part of operations before which another thread's work is done."""
 OPERATIONS = (0, 0, 1, 1, 2, 3, 4, 6, 9, 13)
 """At which operation a piece of work comes to grief."""
 
@@ -66,24 +69,46 @@ class _Work:
         self._work = work
         self._process = process
         self._began = cluster.world.now
+        self._context = contextvars.copy_context()
         process.children[self] = self._died
+        cluster.ceph.waiting.append(self._amid)
 
     def _died(self) -> None:
         """With its process, in its midst."""
         world = self._cluster.world
+        self._cluster.ceph.waiting.remove(self._amid)
         if world.rng.random() < 0.5:
             call = self._cluster.new_call()
             call.dies_at = world.rng.choice(OPERATIONS)
             with contextlib.suppress(Dead, VolumesError, Refused):
                 self._cluster.carry_out(self._what, self._work, call)
 
+    def _amid(self) -> None:
+        """Done while another is, between two operations of that one."""
+        if not self._process.stopped:
+            self._context.run(self.apply)
+
+    def _between(self) -> None:
+        """Before an operation: threads of all nodes work at the same time."""
+        cluster, rng = self._cluster, self._cluster.world.rng
+        if not self._process.alive:  # it was killed by what came between
+            raise Dead
+        waiting = cluster.ceph.waiting
+        if waiting and not cluster.ceph.amid and rng.random() < BETWEEN:
+            cluster.ceph.amid = True
+            rng.choice(waiting)()
+            cluster.ceph.amid = False
+
     def apply(self) -> None:
+        if self._amid not in self._cluster.ceph.waiting:  # it came amid another
+            return
         cluster, world = self._cluster, self._cluster.world
         silent = cluster.ceph.silent(cluster.machine.name)
         if silent and world.now < self._began + TIMEOUT:
             world.loop.call_later(AGAIN, self.apply)
             return
         self._process.children.pop(self, None)
+        cluster.ceph.waiting.remove(self._amid)
         if self.future.cancelled() and world.rng.random() < 0.5:
             return
         call = cluster.new_call()
@@ -91,6 +116,7 @@ class _Work:
             call.silent_from = world.rng.choice(OPERATIONS)
         elif cluster.machine.fails():
             call.fails_at = world.rng.choice(OPERATIONS)
+        call.between = self._between
         error: Exception | None = None
         result = None
         try:
@@ -99,6 +125,8 @@ class _Work:
                 raise VolumesError(f"{self._what}: no mon answers")
         except (VolumesError, Refused) as reason:
             error = reason
+        except Dead:
+            return
         world.tell(self._process.name, step_of(self._what), **({"failed": error} if error else {}))
         waits = min(call.timeouts - (silent and call.timeouts > 0), 6)  # it has waited for the first of them already
         world.loop.call_later(world.some(0.001, 0.01) + TIMEOUT * waits, self._reply, result, error)
