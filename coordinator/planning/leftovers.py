@@ -71,13 +71,19 @@ def needs(
         if last is not None:
             found[last].append(f"what {target} has")
         ahead = [p for p in points if last is None or p.id > last]
+        begun = [p for p in ahead if _disks(p) != _disks(points[-1])]  # perhaps, before a later one overtook it
         ahead = worth_bringing(ahead, rules.at_targets.get(target, NO_RULES))
-        for id in {_disks(p): p.id for p in reversed(ahead)}.values():
+        for id in {p.id for p in (*_first_of_each(begun), *_first_of_each(ahead))}:
             found[id].append(f"what {target} gets next")
     for id in in_use:
         if id not in found:
             found[id].append("under way")
     return {p.id: tuple(found[p.id]) for p in points if p.id in found}
+
+
+def _first_of_each(points: list[RecoveryPoint]) -> list[RecoveryPoint]:
+    """The oldest of every set of disks."""
+    return [*{_disks(p): p for p in reversed(points)}.values()]
 
 
 def _disks(point: RecoveryPoint) -> frozenset[tuple[str, str]]:

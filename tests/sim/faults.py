@@ -343,7 +343,10 @@ class Faults:
         kinds = [("guests", fault.vmid), ("policies", "standard"), ("storage", next(iter(POOLS))), ("nodes", "n2")]
         folder, key = kinds[int(fault.amount * len(kinds)) % len(kinds)]
         good = self._cluster.service.etcd.get(KEYS.desired(folder, key))
-        bad = (b"{", b'{"unknown": 1}', b'{"disks": {"../": 1}}')[int(fault.amount * 97) % 3]
+        bads = b"{", b'{"unknown": 1}', b'{"disks": {"../": 1}}'
+        bad = bads[int(fault.amount * 97) % 3]
+        if good is not None and good.value in bads:  # somebody has spoilt it already
+            return
         self._cluster.put(folder, key, bad)
 
         def correct() -> None:

@@ -47,7 +47,10 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
     if len(schedule.guests) > 1:
         for guest in schedule.guests:
             others = tuple(f for f in faults if f.vmid != guest.vmid)
-            yield replace(schedule, guests=tuple(g for g in schedule.guests if g is not guest), faults=others)
+            acts = tuple(a for a in schedule.acts if a.vmid != guest.vmid)
+            yield replace(
+                schedule, guests=tuple(g for g in schedule.guests if g is not guest), faults=others, acts=acts
+            )
     if schedule.nodes > 2:
         yield replace(schedule, nodes=2)
     if schedule.coordinators > 1:

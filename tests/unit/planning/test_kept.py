@@ -129,6 +129,19 @@ def test_a_target_is_not_brought_what_it_would_prune_at_once() -> None:
     assert numbers(needed) == [1, 4, 5], "and what it gets next stays for it"
 
 
+def test_what_may_have_been_begun_before_a_disk_was_pulled_out_stays_though_it_is_overtaken() -> None:
+    """It cannot be finished without the disk, but what came of it is what the target goes on from."""
+    home = Home("scsi0", "scsi1")
+    home.write("scsi0", "scsi1")
+    home.take(at=NOON, policies=("a",))
+    for number in range(1, 4):
+        home.write("scsi0")
+        home.take("scsi0", at=NOON + number * HOUR, policies=("a",))
+    rules = Rules({"a": Keep(last=1)}, every_point=Keep(last=1))
+    assert numbers(p.id for p in worth_bringing(points(home), rules)) == [4]
+    assert numbers(needs(points(home), {}, ["beta"], (), Rules(at_targets={"beta": rules}))) == [1, 4]
+
+
 def test_what_a_target_has_begun_is_finished_even_if_it_is_not_worth_it_any_more() -> None:
     home = history("", "a", "a", "a", "a")
     begun = there(
