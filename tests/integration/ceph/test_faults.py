@@ -66,7 +66,7 @@ async def test_a_killed_osd_is_told_and_afterwards_points_go_on(
         with by_hand(own_site.home) as home:
             home.write("vm-101-disk-0", os.urandom(MIB))
         await own_site.progress(seconds=60)
-        assert own_site.reasons() == {}
+        await own_site.until(lambda: own_site.reasons() == {})
 
 
 async def test_an_osd_that_is_killed_in_mid_stream_costs_no_full_send(
