@@ -6,7 +6,7 @@ of ours and that no record lists is somebody's as well as ours.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from holdfast.coordinator.model.owner import Owner
@@ -43,6 +43,7 @@ def abandoned(
 ) -> list[Abandoned]:
     """All of a node, by name. What it owns, and what it is a target of, is not abandoned, whatever state it is in."""
     found: list[Abandoned] = []
+    recorded = {m.guid for anchor in scan.anchors.values() for p in anchor.points for m in p.members}
     for volume in sorted(scan.volumes.values(), key=lambda v: v.dataset):
         aside = _ASIDE.match(volume.dataset)
         if aside:
@@ -53,10 +54,10 @@ def abandoned(
                 found.append(_half_received(volume, vmid, why))
             elif why:
                 found.append(_replica(volume, vmid, why))
-            found += _unrecorded(volume, vmid, scan)
+            found += _unrecorded(volume, vmid, scan, recorded)
     for vmid, protection in protections.items():
         for volume in _own(me, protection, owners.get(vmid), scan):
-            found += _unrecorded(volume, vmid, scan)
+            found += _unrecorded(volume, vmid, scan, recorded)
     return found
 
 
@@ -96,9 +97,8 @@ def _aside(volume: Volume, vmid: int) -> Abandoned:
     return Abandoned("aside", volume.dataset, vmid, volume.used, said, _destroy(volume.dataset))
 
 
-def _unrecorded(volume: Volume, vmid: int, scan: Scan) -> Iterator[Abandoned]:
+def _unrecorded(volume: Volume, vmid: int, scan: Scan, recorded: Collection[int]) -> Iterator[Abandoned]:
     """Snapshots with a name of ours that no record lists, though a later point is complete."""
-    recorded = {m.guid for anchor in scan.anchors.values() for p in anchor.points for m in p.members}
     complete = scan.complete_points(vmid)
     for snapshot in volume.snapshots[:-1]:  # the newest is what the next stream builds on
         point = PointId.of_snapshot(snapshot.name)

@@ -266,3 +266,8 @@ def pool_of(dataset: str) -> str:
 def is_rbd(dataset: str) -> bool:
     """Whether it is an RBD image, or a storage of such."""
     return dataset.startswith("rbd:")
+
+
+def is_aside(dataset: str) -> bool:
+    """Whether it lies where replicas, and heads of a rollback, are set aside on ZFS."""
+    return dataset.split("/")[1:3] == ["holdfast", "aside"]

@@ -15,7 +15,7 @@ from holdfast.coordinator.model.snapshot_policy import Wish
 from holdfast.coordinator.planning.assignment import Assignment, Disk, DiskMap, Protection
 from holdfast.coordinator.planning.due import next_due, next_on_grid
 from holdfast.coordinator.planning.kept import NO_RULES, Rules, worth_bringing
-from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, is_rbd, pool_of
+from holdfast.coordinator.planning.observed import Bookmark, Scan, Snapshot, Volume, is_aside, is_rbd, pool_of
 from holdfast.coordinator.planning.snapshots import NO_OCCASION, Occasion
 from holdfast.coordinator.planning.steps import (
     AbortPartial,
@@ -228,7 +228,7 @@ def closed_disks(disks: Collection[AnyDisk], scan: Scan) -> list[AnyDisk]:
 
 
 def _rolled_back(volume: Volume) -> bool:
-    return volume.origin is not None and volume.origin.split("/")[1:3] == ["holdfast", "aside"]
+    return volume.origin is not None and is_aside(volume.origin)
 
 
 def _rollback_under_way(vmid: int, disks: Collection[AnyDisk], scan: Scan) -> Condition | None:

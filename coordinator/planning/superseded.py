@@ -12,7 +12,7 @@ from holdfast.coordinator.planning.admission import allowed_datasets
 from holdfast.coordinator.planning.assignment import Assignment
 from holdfast.coordinator.planning.kept import Rules, kept
 from holdfast.coordinator.planning.leftovers import Doomed, copied, unused_definitions
-from holdfast.coordinator.planning.observed import Scan
+from holdfast.coordinator.planning.observed import Scan, is_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,7 @@ def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, rul
 
 def _replicas(vmid: int, scan: Scan) -> set[str]:
     """The guest's replicas that are in their place."""
-    return {
-        name
-        for name, volume in scan.volumes.items()
-        if volume.replica_of == vmid and name.split("/")[1:3] != ["holdfast", "aside"]
-    }
+    return {name for name, volume in scan.volumes.items() if volume.replica_of == vmid and not is_aside(name)}
 
 
 def _bases(points: Mapping[PointId, RecoveryPoint], scan: Scan, left_out: set[str]) -> set[PointId]:

@@ -32,34 +32,10 @@ from holdfast.coordinator.store.client import EtcdStore
 from holdfast.coordinator.store.locks import Held, Locks
 from integration.etcd_cluster import EtcdCluster, free_port
 from integration.watcher import until
+from sim.at_once import AtOnce
 from sim.zfs import Storage
 
 DISK = "tank/vm-101-disk-0"
-
-
-class ModelVolumes:
-    """The Volumes port on the model; commands take no time."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-
-    async def scan(self) -> Any:
-        self._storage.sync()
-        return self._storage.scan(datetime.now(UTC))
-
-    async def release(self, names: list[str]) -> None:
-        self._storage.hold(names, held=False)
-
-    async def promote(self, *args: Any) -> None:
-        self._storage.promote_clone(*args)
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._storage, name)
-
-        async def call(*args: Any) -> Any:
-            return method(*args)
-
-        return call
 
 
 class UnusedHost(LinuxHost):
@@ -88,7 +64,7 @@ class Node1:
             node="alpha", endpoints=self._endpoints, cluster=self.keys.cluster, insecure=True, listen="127.0.0.1",
             transfer_port=free_port(),
         )  # fmt: skip
-        agent = Agent(settings, self.store, ModelVolumes(self.storage), TcpWire(), self.host)  # type: ignore[arg-type]
+        agent = Agent(settings, self.store, AtOnce(self.storage), TcpWire(), self.host)  # type: ignore[arg-type]
         task = asyncio.create_task(agent.run())
         try:
             yield

@@ -4,10 +4,10 @@ import asyncio
 import inspect
 import json
 import random
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sim.at_once import AtOnce
 from sim.zfs import Storage
 
 from . import volumes_driver
@@ -44,31 +44,6 @@ def _draw(rng: random.Random) -> list[Any]:
     )
 
 
-class _Model:
-    """The model as a port: its calls at once, with a transaction group before each look, as the driver makes one."""
-
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-
-    async def scan(self) -> Any:
-        self._storage.sync()
-        return self._storage.scan(datetime.now(UTC))
-
-    async def release(self, names: list[str]) -> None:
-        self._storage.hold(names, held=False)
-
-    async def promote(self, *args: Any) -> None:
-        self._storage.promote_clone(*args)
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._storage, name)
-
-        async def call(*args: Any) -> Any:
-            return method(*args)
-
-        return call
-
-
 async def _modelled(operations: list[list[Any]]) -> list[Any]:
     storage = Storage("n1", random.Random(1))
     for disk in range(2):
@@ -83,7 +58,7 @@ async def _modelled(operations: list[list[Any]]) -> list[Any]:
         else:
             storage.write(dataset, 1, 65536)
 
-    run = Run(_Model(storage), foreign)
+    run = Run(AtOnce(storage), foreign)
     return [json.loads(json.dumps(await run.do(operation))) for operation in operations]
 
 
