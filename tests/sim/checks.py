@@ -342,7 +342,7 @@ class Checks(Audit):
                     self._check_point(storage, vmid, point)
                 if node != self._cluster.specs[vmid].node:
                     found += self._lagging(vmid, node)
-            found += self._leftovers(vmid) + self._overdue(vmid)
+            found += self._leftovers(vmid) + self._undeleted(vmid) + self._overdue(vmid)
         found += [f"converges: {id} is not settled" for id in sorted(self._cluster.rollbacks)]
         return found + self._untrue() + self._problems()
 
@@ -408,6 +408,23 @@ class Checks(Audit):
                     found.append(f"bounded leftovers: {len(anchor.points)} points of {vmid} on {machine.name}")
                 if owner == vmid and len(anchor.definitions) > len(anchor.points) + 2:
                     found.append(f"bounded leftovers: {len(anchor.definitions)} definitions on {machine.name}")
+        return found
+
+    def _undeleted(self, vmid: int) -> list[str]:
+        """Points that were to be deleted, and that nothing needs: no node's newest, no base, no clone's origin."""
+        storages = [machine.storage for machine in self._world.machines.values()]
+        newest = {points[-1].id for storage in storages if (points := self.complete(storage, vmid))}
+        needed = {d.newest.guid for storage in storages for d in storage.datasets.values() if d.newest}
+        for storage in storages:
+            origins = {d.origin for d in storage.datasets.values()}
+            for dataset in storage.datasets.values():
+                needed |= {s.guid for s in dataset.snaps.values() if f"{dataset.name}@{s.name}" in origins}
+        found = []
+        for storage in storages:
+            for id, records in self._records(storage, vmid).items():
+                free = all(member.guid not in needed for point in records for member in point.members)
+                if self._people.unwanted(vmid, records[0]) and id not in newest and free:
+                    found.append(f"bounded leftovers: {id} of {vmid} on {storage.node} was to be deleted")
         return found
 
     def _untrue(self) -> list[str]:

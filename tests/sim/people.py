@@ -98,7 +98,7 @@ class People:
 
     def keeps(self, storage: Storage, vmid: int, point: RecoveryPoint, points: list[RecoveryPoint]) -> str | None:
         """By which rule this point has to stay there, whichever version of it is known; None: by none."""
-        if (vmid, point.id, point.instant) in self._deleted:
+        if self.unwanted(vmid, point):
             return None
         if point.request is not None:
             return "a person asked for it"
@@ -106,25 +106,29 @@ class People:
             if self._world.now - self._gone.get(name, self._world.now) > HEARD_WITHIN:
                 return f"{name}, which was deleted"
             theirs = [p for p in points if name in p.policies]
-            left = [p for p in theirs if (vmid, p.id, p.instant) not in self._deleted]
+            left = [p for p in theirs if not self.unwanted(vmid, p)]
             on_owner = storage.node == self._cluster.specs[vmid].node
             rules = [keep if on_owner else there for keep, there in self._versions[name]]
             if all(self._by(rule, point, known) for rule in rules for known in (theirs, left)):
                 return name
         return None
 
+    def unwanted(self, vmid: int, point: RecoveryPoint) -> bool:
+        """Whether somebody has asked for its deletion."""
+        return (vmid, point.id, point.instant) in self._deleted
+
     def ruled(self, storage: Storage, vmid: int, points: list[RecoveryPoint]) -> int:
         """How many of a guest's points there the rules of now keep."""
         return sum(self._ruled(storage, vmid, point, points) for point in points)
 
     def _ruled(self, storage: Storage, vmid: int, point: RecoveryPoint, points: list[RecoveryPoint]) -> bool:
-        if (vmid, point.id, point.instant) in self._deleted:
+        if self.unwanted(vmid, point):
             return False
         if point.request is not None or any(name not in self.policies for name in point.policies):
             return True
         on_owner = storage.node == self._cluster.specs[vmid].node
         for name in point.policies:
-            theirs = [p for p in points if name in p.policies and (vmid, p.id, p.instant) not in self._deleted]
+            theirs = [p for p in points if name in p.policies and not self.unwanted(vmid, p)]
             keep, there = self._versions[name][-1]
             if self._by(keep if on_owner else there, point, theirs):
                 return True
