@@ -12,6 +12,8 @@ from holdfast.coordinator.planning.rollback import (
     Move,
     Promote,
     PutAside,
+    PutBack,
+    RollBack,
     RollbackStep,
     plan_moves,
 )
@@ -58,3 +60,7 @@ class Mover:
             case Promote():
                 pool = pool_of(step.dataset)
                 await self._volumes.promote(pool, self._vmid, self._epoch, step.dataset, step.snapshot, step.guid)
+            case RollBack():
+                await self._volumes.roll_back(step.aside, step.snapshot, step.guid, step.mark)
+            case PutBack():
+                await self._volumes.put_back(step.aside, step.dataset)

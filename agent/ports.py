@@ -216,6 +216,15 @@ class Volumes(Protocol):
     async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
         """Let a clone of `snapshot` (which has this GUID) have the history that it comes from."""
 
+    async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
+        """Who has these open, on any node, as far as the storage itself knows: that is RBD. See `Host.users`."""
+
+    async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
+        """On RBD: let what was put aside be what its snapshot is, and mark that it was done."""
+
+    async def put_back(self, aside: str, dataset: str) -> None:
+        """On RBD: undo `put_aside`."""
+
     async def make_copy(self, order: CopyOrder) -> None:
         """Clone a point's snapshot for a person."""
 

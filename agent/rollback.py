@@ -21,15 +21,17 @@ from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import RequestState
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.assignment import Protection
-from holdfast.coordinator.planning.observed import Scan
+from holdfast.coordinator.planning.observed import Scan, is_rbd
 from holdfast.coordinator.planning.protection import step_now
-from holdfast.coordinator.planning.rollback import Move, begun, left_alone, moves, plan_moves, would_lose
+from holdfast.coordinator.planning.rollback import Move, begun, left_alone, moves, remaining, would_lose
+from holdfast.coordinator.planning.snapshots import NO_OCCASION, Occasion
 from holdfast.coordinator.store.locks import Held
 from holdfast.coordinator.store.port import LeaseLost, Put, Store, unchanged
 from pydantic import ValidationError
 
 TOO_LATE = timedelta(minutes=10)
 """A request that could not be begun for so long is refused: whoever made it does not expect it any more."""
+_LOOK = "Or look at a copy of the point: holdfast snapshot clone."
 
 
 class Rollback:
@@ -60,21 +62,25 @@ class Rollback:
             raise Refused(
                 "TooLate", f"it was asked for at {self._ask.asked:%F %T %Z}. Ask again, if it is still to be."
             )
-        if begun_before and plan_moves([m for m in wanted if m.aside in scan.volumes], scan) == []:
-            return self._done(point, [m for m in wanted if m.aside in scan.volumes])
+        if begun_before and remaining(wanted, scan) == []:
+            return self._done(point, [m for m in wanted if m.aside in scan.volumes], scan)
         await self._check_unused(protection, point)
         if begun_before:
             same = left_alone(wanted, scan)
         else:
-            same = await self._keep_before(protection, owner, scan, point)
+            scan, same = await self._keep_before(protection, owner, scan, point)
             await self._outcomes.begin(self._id, self._ask)
         wanted = [move for move in wanted if move.dataset not in same]
         await _Mover(self._context, self._vmid, owner, held).move(wanted)
-        return self._done(point, wanted)
+        return self._done(point, wanted, scan)
 
-    def _done(self, point: RecoveryPoint, moved: Sequence[Move]) -> str:
+    def _done(self, point: RecoveryPoint, moved: Sequence[Move], scan: Scan) -> str:
+        said = f"guest {self._vmid} is as it was at point {self._to} of {point.instant:%F %T %Z}. "
+        before = next((p.id for p in scan.recorded_points(self._vmid).values() if p.request == self._id), None)
+        if before is not None:
+            return f"{said}What it was before is point {before}, which stays until it is deleted."
         aside = ", ".join(move.aside for move in moved) or "nothing: nothing had been written since"
-        return f"guest {self._vmid} is as it was at point {self._to} of {point.instant:%F %T %Z}. Set aside: {aside}."
+        return f"{said}Set aside: {aside}."
 
     async def _begin(self, held: Held) -> Owner:
         """That we own the guest, in the store's own words, and that we begin: in one transaction with the lock."""
@@ -103,28 +109,35 @@ class Rollback:
             raise Refused("UnknownPoint", f"{self._context.me} has no point {self._to} of it (has: {known}).")
         for member in point.members:
             if why := lacking(member.dataset, Capability.ROLLBACK):
-                raise Refused("NotPossible", f"{why} Look at a copy of the point instead: holdfast snapshot clone.")
+                raise Refused("NotPossible", f"{why} {_LOOK}")
+        if why := _of_both(point):
+            raise Refused("NotPossible", f"{why} {_LOOK}")
         return point
 
     async def _check_unused(self, protection: Protection, point: RecoveryPoint) -> None:
         datasets = tuple(m.dataset for m in point.members)
-        users = await self._context.host.users(GuestHere(self._vmid, protection.guest.type, datasets))
-        if users:
+        if users := await _users(self._context, protection, datasets):
             raise Refused("GuestRuns", f"its disks are in use by {', '.join(users[:5])}. Shut the guest down first.")
 
-    async def _keep_before(self, protection: Protection, owner: Owner, scan: Scan, point: RecoveryPoint) -> set[str]:
-        """Snapshot what the guest is now, all disks at one instant. Returns the datasets that are as at the point."""
+    async def _keep_before(
+        self, protection: Protection, owner: Owner, scan: Scan, point: RecoveryPoint
+    ) -> tuple[Scan, set[str]]:
+        """Snapshot what the guest is now, all disks at one instant. Returns the datasets that are as at the point.
+
+        On RBD nothing is kept aside, so this very point stays until somebody has it deleted.
+        """
         if {m.dataset for m in point.members} != {d.dataset for d in protection.disks}:
             raise Refused(
                 "OtherDisks",
-                f"at point {self._to} it had other disks than now. Give it the same disks (qm set, pct set), or look at"
-                " a copy of the point instead: holdfast snapshot clone.",
+                f"at point {self._to} it had other disks than now. Give it the same disks (qm set, pct set). {_LOOK}",
             )
         known = [id for anchor in scan.anchors_of(self._vmid) for id in anchor.sent.values()]
-        step = step_now(protection, owner.epoch, scan, self._context.host.now(), known)
+        stays = any(is_rbd(m.dataset) for m in point.members)
+        why = Occasion(request=self._id, note=f"before the rollback to {self._to}") if stays else NO_OCCASION
+        step = step_now(protection, owner.epoch, scan, self._context.host.now(), known, occasion=why)
         scan = await Taker(self._context, self._vmid, owner.epoch).take(step, protection, scan)
         before = {m.dataset: m.guid for m in scan.recorded_points(self._vmid)[step.point].members}
-        return {m.dataset for m in point.members if before.get(m.dataset) == m.guid}
+        return scan, {m.dataset for m in point.members if before.get(m.dataset) == m.guid}
 
 
 class _Mover(Mover):
@@ -157,7 +170,21 @@ async def preview(context: Context, guests: Collection[int], vmid: int, to: Poin
     datasets = tuple(m.dataset for m in points[to].members)
     if why := next(filter(None, (lacking(each, Capability.ROLLBACK) for each in datasets)), None):
         return RollbackPreview(refused=why)
-    users = await context.host.users(GuestHere(vmid, protection.guest.type, datasets))
-    if users:
+    if why := _of_both(points[to]):
+        return RollbackPreview(refused=why)
+    if users := await _users(context, protection, datasets):
         return RollbackPreview(refused=f"guest {vmid} runs: {', '.join(users[:5])} use its disks. Shut it down first")
     return RollbackPreview(loses=tuple(would_lose(points[to], scan, vmid)))
+
+
+def _of_both(point: RecoveryPoint) -> str | None:
+    """What a guest was before goes aside on ZFS and stays a point on RBD; of both, neither would be whole."""
+    if len({is_rbd(member.dataset) for member in point.members}) == 1:
+        return None
+    return "its disks are on ZFS and on RBD, and what it is now could not be kept in one piece."
+
+
+async def _users(context: Context, protection: Protection, datasets: tuple[str, ...]) -> tuple[str, ...]:
+    """Processes of this node, and clients of a shared storage."""
+    here = await context.host.users(GuestHere(protection.vmid, protection.guest.type, datasets))
+    return here + await context.volumes.clients(datasets)

@@ -165,6 +165,18 @@ class NodeVolumes:
         """As the port says."""
         await self._of(dataset).promote(pool, vmid, epoch, dataset, snapshot, guid)
 
+    async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
+        """As the port says."""
+        return tuple([who for back_end, names_ in self._split(datasets) for who in await back_end.clients(names_)])
+
+    async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
+        """As the port says."""
+        await self._of(aside).roll_back(aside, snapshot, guid, mark)
+
+    async def put_back(self, aside: str, dataset: str) -> None:
+        """As the port says."""
+        await self._of(dataset).put_back(aside, dataset)
+
     async def make_copy(self, order: CopyOrder) -> None:
         """As the port says."""
         await self._of(order.snapshot).make_copy(order)

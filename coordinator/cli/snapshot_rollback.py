@@ -25,7 +25,7 @@ _PATIENCE = 60.0
 def rollback(connection: Connection, vmid: int, point: PointId, yes: bool, patience: float) -> None:
     """Bring a guest, which must be off, back to POINT (EPOCH-SEQUENCE) where it runs.
 
-    What it is now is snapshotted and kept under holdfast/aside on its pools; its replicas follow.
+    What it is now is snapshotted and kept: on ZFS under holdfast/aside, on RBD as a point. Its replicas follow.
     """
 
     async def look(store: Store) -> tuple[str, RollbackPreview]:
@@ -47,7 +47,7 @@ def rollback(connection: Connection, vmid: int, point: PointId, yes: bool, patie
     owner, preview = connection.run(look)
     if preview.refused:
         raise Failed(preview.refused)
-    click.echo(f"Guest {vmid} on {owner} would be as it was at point {point}. Kept aside, but gone from the guest:")
+    click.echo(f"Guest {vmid} on {owner} would be as it was at point {point}. Kept, but gone from the guest:")
     for line in preview.loses or ("nothing: nothing was written since",):
         click.echo(f"  {clean(line)}")
     if not yes:

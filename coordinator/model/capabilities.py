@@ -54,7 +54,9 @@ CAN: Mapping[str, frozenset[Capability]] = {
         {C.POINTS, C.REPLICAS, C.INCREMENTAL, C.RESUME, C.ATOMIC, C.HOLDS, C.BOOKMARKS}
         | {C.RESIZE, C.ROLLBACK, C.CLONE, C.MOUNT}
     ),
-    "rbd": frozenset({C.POINTS, C.REPLICAS, C.INCREMENTAL, C.HOLDS, C.RESIZE, C.CLONE, C.TRASH, C.SHARED, C.FENCE}),
+    "rbd": frozenset(
+        {C.POINTS, C.REPLICAS, C.INCREMENTAL, C.HOLDS, C.RESIZE, C.ROLLBACK, C.CLONE, C.TRASH, C.SHARED, C.FENCE}
+    ),
 }
 """By Proxmox's storage type."""
 

@@ -42,7 +42,7 @@ class Request(Record):
     `replicate`: take a new point of the guest now, whatever its schedule says, and bring it to every target.
     `snapshot`: take a point that bears this request's name, and keep it until its deletion is asked for.
     `delete`: let go of a point, on every node, as soon as replication does not need it.
-    `rollback`: bring the guest, which is off, back to a point; what it was before is set aside.
+    `rollback`: bring the guest, which is off, back to a point; what it was before is kept.
     `clone`: make a copy of a point, which nothing else uses. `mount`: the same to read files from, for a while.
     `unclone`: destroy a copy, mounted or not.
     """

@@ -175,8 +175,8 @@ class Scan:
 
     def asides(self, vmid: int) -> list[Volume]:
         """What was set aside of a guest here."""
-        prefix = f"holdfast/aside/{vmid}-e"
-        return [v for v in self.volumes.values() if v.dataset.partition("/")[2].startswith(prefix)]
+        prefixes = (f"holdfast/aside/{vmid}-e", f"holdfast.aside.{vmid}-e")  # on ZFS, on RBD
+        return [v for v in self.volumes.values() if v.dataset.partition("/")[2].startswith(prefixes)]
 
     def origins(self) -> dict[str, list[str]]:
         """`dataset@snapshot` → the datasets that are clones of it, and need it."""

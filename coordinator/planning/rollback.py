@@ -7,6 +7,9 @@ Guards invariant 3, nothing lost, and invariant 2, no mixture:
 2. All heads are renamed before the first clone is made: from then until the last clone is there the guest lacks a disk,
    so it cannot be started from some disks of before and some of the point.
 3. The asides' names say what they are for: what is on the pool tells how far it is, after any crash.
+
+RBD has no promote. There the heads go aside as well, are rolled back as they lie there, and only when all of them are
+do they get their names again. What the guest was before is a point like any other, which stays.
 """
 
 import re
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.coordinator.model.point import RecoveryPoint
-from holdfast.coordinator.planning.observed import Scan, Snapshot, Volume, pool_of
+from holdfast.coordinator.planning.observed import Scan, Snapshot, Volume, is_rbd, pool_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,31 @@ class Promote:
         return f"promote {self.dataset}"
 
 
-RollbackStep = PutAside | CloneBack | Promote
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """On RBD: let what lies aside be what its snapshot is, and mark it as `mark`."""
+
+    aside: str
+    snapshot: str
+    guid: int
+    mark: str
+
+    def __str__(self) -> str:
+        return f"roll {self.aside} back to {self.snapshot}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """On RBD: give what was rolled back its name again."""
+
+    aside: str
+    dataset: str
+
+    def __str__(self) -> str:
+        return f"rename {self.aside} back to {self.dataset}"
+
+
+RollbackStep = PutAside | CloneBack | Promote | RollBack | PutBack
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +102,8 @@ class Move:
 
 def aside_name(dataset: str, vmid: int, epoch: int, reason: str) -> str:
     """Where a head goes; one name for one reason."""
+    if is_rbd(dataset):  # which has no folders
+        return f"{pool_of(dataset)}/holdfast.aside.{vmid}-e{epoch}-{reason}-{dataset.rpartition('/')[2]}"
     return f"{pool_of(dataset)}/holdfast/aside/{vmid}-e{epoch}-{reason}-{dataset.rpartition('/')[2]}"
 
 
@@ -88,33 +117,79 @@ def moves(point: RecoveryPoint, vmid: int, epoch: int, request: str) -> list[Mov
 
 def begun(moves: Sequence[Move], scan: Scan) -> bool:
     """Whether any of it was done."""
-    return any(move.aside in scan.volumes for move in moves)
+    return any(_reached(move, scan) for move in moves)
+
+
+def _reached(move: Move, scan: Scan) -> bool:
+    return move.aside in scan.volumes or _is_back(move, scan.volumes.get(move.dataset))
+
+
+def _is_back(move: Move, volume: Volume | None) -> bool:
+    """Whether an image was rolled back by this move."""
+    return volume is not None and volume.marks.get("back") == back_mark(move)
+
+
+def back_mark(move: Move) -> str:
+    """What an image bears once it was rolled back by a move; another move is another reason."""
+    return f"{move.guid} {move.aside.rpartition('/')[2]}"
+
+
+def remaining(moves: Sequence[Move], scan: Scan) -> list[RollbackStep] | Impossible:
+    """What is left of those that were reached."""
+    return plan_moves([move for move in moves if _reached(move, scan)], scan)
 
 
 def left_alone(moves: Sequence[Move], scan: Scan) -> set[str]:
     """Datasets that an earlier life found unchanged: before it made the first clone, it had moved every other one."""
     cloning = any(move.aside in scan.volumes and move.dataset in scan.volumes for move in moves)
-    return {move.dataset for move in moves if move.aside not in scan.volumes} if cloning else set()
+    back = any(_is_back(move, scan.volumes.get(where)) for move in moves for where in (move.aside, move.dataset))
+    return {move.dataset for move in moves if not _reached(move, scan)} if cloning or back else set()
 
 
 def plan_moves(moves: Sequence[Move], scan: Scan) -> list[RollbackStep] | Impossible:
     """What is left to be done, in this order; nothing: each dataset is what its snapshot is, or came from it."""
-    asides: list[RollbackStep] = []
-    clones: list[RollbackStep] = []
-    promotions: list[RollbackStep] = []
+    steps: list[RollbackStep] = []
     for move in moves:
-        head, old = scan.volumes.get(move.dataset), scan.volumes.get(move.aside)
-        source = f"{move.aside}@{move.snapshot}"
-        holder = old if old is not None and (head is None or _is_clone(head, old)) else head
-        if holder is None or holder.snapshot(move.guid) is None:
-            return _lost(move, holder)
-        if old is None:
-            asides.append(PutAside(move.dataset, move.aside))
-        if old is None or head is None:
-            clones.append(CloneBack(source, move.dataset))
-        if holder is old or old is None:
-            promotions.append(Promote(move.dataset, source, move.guid))
-    return [*asides, *clones, *promotions]
+        planned = _plan_image(move, scan) if is_rbd(move.dataset) else _plan_zfs(move, scan)
+        if isinstance(planned, Impossible):
+            return planned
+        steps += planned
+    return sorted(steps, key=lambda step: _ORDER.index(type(step)))
+
+
+_ORDER = (PutAside, CloneBack, RollBack, Promote, PutBack)
+"""Until the last step of one kind was done, none of the next is: see the rules above."""
+
+
+def _plan_zfs(move: Move, scan: Scan) -> list[RollbackStep] | Impossible:
+    head, old = scan.volumes.get(move.dataset), scan.volumes.get(move.aside)
+    source = f"{move.aside}@{move.snapshot}"
+    holder = old if old is not None and (head is None or _is_clone(head, old)) else head
+    if holder is None or holder.snapshot(move.guid) is None:
+        return _lost(move, holder)
+    steps: list[RollbackStep] = []
+    if old is None:
+        steps.append(PutAside(move.dataset, move.aside))
+    if old is None or head is None:
+        steps.append(CloneBack(source, move.dataset))
+    if holder is old or old is None:
+        steps.append(Promote(move.dataset, source, move.guid))
+    return steps
+
+
+def _plan_image(move: Move, scan: Scan) -> list[RollbackStep] | Impossible:
+    head, old = scan.volumes.get(move.dataset), scan.volumes.get(move.aside)
+    if old is None and _is_back(move, head):
+        return []
+    holder = old or head
+    if holder is None or holder.snapshot(move.guid) is None or (head is not None and old is not None):
+        return _lost(move, holder)
+    steps: list[RollbackStep] = []
+    if old is None:
+        steps.append(PutAside(move.dataset, move.aside))
+    if not _is_back(move, old):
+        steps.append(RollBack(move.aside, move.snapshot, move.guid, back_mark(move)))
+    return [*steps, PutBack(move.aside, move.dataset)]
 
 
 def _is_clone(head: Volume, old: Volume) -> bool:
@@ -125,7 +200,8 @@ def _lost(move: Move, holder: Volume | None) -> Impossible:
     where = f"{holder.dataset} does not have" if holder else f"neither {move.dataset} nor {move.aside} is there to have"
     return Impossible(
         "SnapshotMissing",
-        f"{where} the snapshot {move.snapshot}. Look at zfs list -t all and at holdfast/aside; nothing was destroyed.",
+        f"{where} the snapshot {move.snapshot}, or there are two of it. Look at what lies aside (holdfast leftovers);"
+        " nothing was destroyed.",
     )
 
 
@@ -151,7 +227,9 @@ def unfinished_return(dataset: str, vmid: int, scan: Scan) -> Move | None:
 
 def would_lose(point: RecoveryPoint, scan: Scan, vmid: int) -> list[str]:
     """For a person, before they confirm: what the guest will no longer have, and where it will be."""
-    later = [p for p in scan.complete_points(vmid) if p.id > point.id]
+    stays = any(is_rbd(member.dataset) for member in point.members)
+    goes = "leave the guest and stay in its points" if stays else "go aside"
+    later = [] if stays else [p for p in scan.complete_points(vmid) if p.id > point.id]
     said = [f"point {p.id} of {p.instant:%F %T %Z} goes aside" for p in later]
     for member in point.members:
         volume = scan.volumes.get(member.dataset)
@@ -160,8 +238,8 @@ def would_lose(point: RecoveryPoint, scan: Scan, vmid: int) -> list[str]:
         after = [s for s in volume.snapshots if s.createtxg > _txg(volume, member.guid)]
         written = volume.written + sum(s.written for s in after)
         others = [s.name for s in after if s.point is None]
-        kept = f", with the snapshots {', '.join(others)}" if others else ""
-        said.append(f"{member.disk}: {written} bytes written since go aside{kept} ({member.dataset})")
+        kept = f", with the snapshots {', '.join(others)}" if others and not stays else ""
+        said.append(f"{member.disk}: {written} bytes written since {goes}{kept} ({member.dataset})")
     return said
 
 

@@ -19,6 +19,9 @@ class AtOnce:
     async def release(self, names: list[str]) -> None:
         self._storage.hold(names, held=False)
 
+    async def clients(self, datasets: list[str]) -> tuple[str, ...]:
+        return ()
+
     async def promote(self, *args: Any) -> None:
         self._storage.promote_clone(*args)
 

@@ -149,6 +149,15 @@ class SimVolumes:
     async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
         await self._command("promote", lambda: self._storage.promote_clone(pool, vmid, epoch, dataset, snapshot, guid))
 
+    async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
+        return ()
+
+    async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
+        raise NotImplementedError  # never planned for ZFS
+
+    async def put_back(self, aside: str, dataset: str) -> None:
+        raise NotImplementedError  # never planned for ZFS
+
     async def make_copy(self, order: CopyOrder) -> None:
         await self._command("make_copy", lambda: self._storage.make_copy(order))
 

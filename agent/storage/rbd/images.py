@@ -204,6 +204,8 @@ def _marks(metadata: dict[str, str], me: str) -> dict[str, str]:
         marks["replica"] = mark if node == me else f"{node}:{mark}"
     if names.ASIDE in metadata:
         marks["aside"] = metadata[names.ASIDE]
+    if names.BACK in metadata:
+        marks["back"] = metadata[names.BACK]
     node, _, mark = metadata.get(names.COPY, "").partition(" ")
     if node == me:
         marks["copy"] = mark

@@ -21,6 +21,8 @@ COPY = f"{META}copy"
 """On a copy of a point: `NODE MARK`, of which the mark is planning's."""
 TRASHED = f"{META}trashed"
 """On an image that we have moved to the trash: the node that did, and will purge it."""
+BACK = f"{META}back"
+"""On an image that was rolled back: to which snapshot (GUID), and the name that it had meanwhile."""
 SNAP = f"{META}snap."
 """On a replica, for each snapshot that was received or is being received: `GUID BASE-GUID`, by the snapshot's name."""
 

@@ -18,7 +18,7 @@ from holdfast.agent.ports import (
     VolumesError,
 )
 from holdfast.agent.storage.child import move, stream
-from holdfast.agent.storage.rbd import anchor, copies, identity, incoming, names, points, trash
+from holdfast.agent.storage.rbd import anchor, copies, identity, incoming, names, points, rollback, trash
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import LIMIT, LIMIT_OF_ALL, Cluster, Pool
 from holdfast.agent.storage.rbd.images import Images
@@ -295,16 +295,35 @@ class RbdVolumes:
         )
 
     async def put_aside(self, dataset: str, aside: str, kind: str) -> None:
-        """Refused: there is no rollback yet."""
-        raise _cannot(dataset, Capability.ROLLBACK)
+        """Rename a head that nobody has open."""
+        await self._cluster(pool_of(dataset)).call(
+            f"put {dataset} aside", lambda p: rollback.put_aside(p, dataset, aside)
+        )
 
     async def clone_back(self, snapshot: str, dataset: str, kind: str) -> None:
-        """Refused: there is no rollback yet."""
-        raise _cannot(dataset, Capability.ROLLBACK)
+        """Never planned: images are rolled back as they are."""
+        raise NotImplementedError
 
     async def promote(self, pool: str, vmid: int, epoch: int, dataset: str, snapshot: str, guid: int) -> None:
-        """Refused: there is no rollback yet."""
-        raise _cannot(dataset, Capability.ROLLBACK)
+        """Never planned: RBD has none."""
+        raise NotImplementedError
+
+    async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
+        """Addresses of the watchers."""
+        found: list[str] = []
+        for pool in sorted({pool_of(dataset) for dataset in datasets}):
+            here = [dataset for dataset in datasets if pool_of(dataset) == pool]
+            found += await self._cluster(pool).call("look for clients", partial(rollback.clients, datasets=here))
+        return tuple(sorted(set(found)))
+
+    async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
+        """rbd snap rollback, which takes as many operations as the image has objects."""
+        act = partial(rollback.roll_back, aside=aside, snapshot=snapshot, guid=guid, mark=mark)
+        await self._cluster(pool_of(aside)).call(f"roll {aside} back", act, LIMIT_OF_ALL)
+
+    async def put_back(self, aside: str, dataset: str) -> None:
+        """Rename it back."""
+        await self._cluster(pool_of(aside)).call(f"put {aside} back", lambda p: rollback.put_back(p, aside, dataset))
 
     async def make_copy(self, order: CopyOrder) -> None:
         """Clone a snapshot; an image cannot be mounted without the kernel's client."""

@@ -148,6 +148,18 @@ class ZfsVolumes:
         args = [names.anchor(pool, vmid), str(epoch), check_dataset(dataset), names.check_snapshot(snapshot)]
         await self._program(pool, "promote", [*args, signed(guid)])
 
+    async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
+        """A pool is one node's, whose kernel knows."""
+        return ()
+
+    async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
+        """Never planned: zfs rollback would destroy what came later."""
+        raise NotImplementedError
+
+    async def put_back(self, aside: str, dataset: str) -> None:
+        """Never planned: a clone has the name already."""
+        raise NotImplementedError
+
     async def make_copy(self, order: CopyOrder) -> None:
         """As `copies.make`, below a parent that is closed."""
         await self._create_closed(order.dataset.rpartition("/")[0])

@@ -14,11 +14,14 @@ from holdfast.coordinator.planning.rollback import (
     Move,
     Promote,
     PutAside,
+    PutBack,
+    RollBack,
     RollbackStep,
     begun,
     left_alone,
     moves,
     plan_moves,
+    remaining,
     return_move,
     unfinished_return,
     would_lose,
@@ -30,7 +33,7 @@ REQUEST = "rollback-101-abc"
 
 
 def carried_out(scan: Scan, step: RollbackStep) -> Scan:
-    """What ZFS makes of a step."""
+    """What ZFS or RBD makes of a step."""
     volumes = dict(scan.volumes)
     match step:
         case PutAside():
@@ -50,6 +53,13 @@ def carried_out(scan: Scan, step: RollbackStep) -> Scan:
             origin = f"{step.dataset}@{mine[-1].name}"
             volumes[aside.dataset] = replace(aside, snapshots=rest, origin=origin)
             volumes[step.dataset] = replace(volumes[step.dataset], snapshots=mine, origin=None)
+        case RollBack():
+            old = volumes[step.aside]
+            assert old.snapshot(step.guid) is not None
+            volumes[step.aside] = replace(old, written=4096, marks={**old.marks, "back": step.mark})
+        case PutBack():
+            assert step.dataset not in volumes
+            volumes[step.dataset] = replace(volumes.pop(step.aside), dataset=step.dataset)
     return replace(scan, volumes=volumes)
 
 
@@ -96,6 +106,63 @@ def test_after_a_crash_at_any_step_what_is_left_is_done_and_nothing_is_lost(home
         assert head.newest.guid == member.guid
     assert {s.guid for v in scan.volumes.values() for s in v.snapshots} == before
     assert scan.complete_points(VMID) == [point]
+
+
+def on_rbd(scan: Scan) -> Scan:
+    """The same guest with its disks on RBD."""
+    text = {v.dataset: f"rbd:home/{v.dataset.partition('/')[2]}" for v in scan.volumes.values()}
+    volumes = {text[name]: replace(v, dataset=text[name]) for name, v in scan.volumes.items()}
+    anchors = {}
+    for anchor in scan.anchors.values():
+        points = tuple(
+            p.model_copy(
+                update={"members": tuple(m.model_copy(update={"dataset": text[m.dataset]}) for m in p.members)}
+            )
+            for p in anchor.points
+        )
+        anchors["rbd:home", VMID] = replace(anchor, pool="rbd:home", points=points)
+    return replace(scan, volumes=volumes, anchors=anchors)
+
+
+@pytest.mark.parametrize("crash", range(7))
+def test_on_rbd_no_head_has_its_name_back_before_all_are_rolled_back(home: Home, crash: int) -> None:
+    scan = on_rbd(home.scan())
+    point = scan.complete_points(VMID)[0]
+    wanted = moves(point, VMID, 1, REQUEST)
+    assert [type(step) for step in planned(wanted, scan)] == [PutAside, PutAside, RollBack, RollBack, PutBack, PutBack]
+    for step in planned(wanted, scan)[:crash]:
+        scan = carried_out(scan, step)
+    assert begun(wanted, scan) is (crash > 0)
+    for _ in range(6):
+        assert left_alone(wanted, scan) == set()
+        for step in planned(wanted, scan)[:1]:
+            scan = carried_out(scan, step)
+            heads = [scan.volumes.get(move.dataset) for move in wanted]
+            back = [move.aside not in scan.volumes and "back" in scan.volumes[move.dataset].marks for move in wanted]
+            assert all(heads) is (all(back) or not begun(wanted, scan)), "or the guest could start from a mixture"
+    assert planned(wanted, scan) == remaining(wanted, scan) == []
+    assert len(scan.complete_points(VMID)) == 2, "nothing is lost"
+    again = moves(point, VMID, 1, "rollback-101-another")
+    assert not begun(again, scan), "another request begins anew"
+
+
+def test_on_rbd_what_was_unchanged_is_told_from_what_was_not_reached(home: Home) -> None:
+    scan = on_rbd(home.scan())
+    wanted = moves(scan.complete_points(VMID)[0], VMID, 1, REQUEST)
+    scan = carried_out(scan, planned(wanted[:1], scan)[0])
+    assert left_alone(wanted, scan) == set(), "the other may not have been reached"
+    scan = carried_out(scan, planned(wanted[:1], scan)[0])
+    assert left_alone(wanted, scan) == {wanted[1].dataset}
+    assert remaining(wanted, scan) == planned(wanted[:1], scan)
+
+
+def test_on_rbd_two_images_of_one_disk_are_left_to_a_person(home: Home) -> None:
+    scan = on_rbd(home.scan())
+    wanted = moves(scan.complete_points(VMID)[0], VMID, 1, REQUEST)
+    scan = carried_out(scan, planned(wanted, scan)[0])
+    foreign = Volume(wanted[0].dataset, "volume", 9, 1, 0, 0, 0, False, None, None, {})
+    scan = replace(scan, volumes={**scan.volumes, foreign.dataset: foreign})
+    assert isinstance(plan_moves(wanted, scan), Impossible)
 
 
 def test_a_disk_that_was_left_alone_is_told_from_one_that_was_not_reached(home: Home) -> None:
