@@ -78,8 +78,11 @@ mutants: env ## deliberate bugs, each of which the simulator must catch
 	$(RUN) python -m tests.sim mutants
 
 .PHONY: test-integration
-test-integration: env ## against real services on loopback
-	$(RUN) pytest tests/integration
+test-integration: env ## against real services on loopback; Ceph's tests beside the rest, as most of both is waiting
+	@mkdir -p build; $(RUN) pytest tests/integration/ceph >build/ceph.log 2>&1 & ceph=$$!; \
+	trap 'kill $$ceph 2>/dev/null' INT TERM; \
+	$(RUN) pytest tests/integration --ignore tests/integration/ceph; rest=$$?; \
+	wait $$ceph; ceph=$$?; cat build/ceph.log; exit $$((rest + ceph))
 
 LAB := $(RUN) python -m tests.lab
 

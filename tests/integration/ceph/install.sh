@@ -1,7 +1,7 @@
 #!/bin/bash
 # Ceph and its Python bindings from Debian's archive. Does nothing where it is all there.
 set -euo pipefail
-exec 9<"$0" && flock 9 # two clusters are started at once
+exec 9<"$(dirname "$0")/.." && flock 9 # clusters are started at once, and beside other tests
 want=()
 for package in ceph-mon ceph-mgr ceph-osd ceph-common rbd-mirror python3-rbd python3-rados iproute2; do
 	dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || want+=("$package")
