@@ -472,8 +472,8 @@ def _modified(assignment: Assignment, there: TargetVolume) -> Condition:
         reason="ReplicaModified",
         target=assignment.node,
         message=f"{there.dataset} on {assignment.node} was written to since its last point; that is left alone. Look"
-        " at what was written; then roll it back to its newest snapshot (zfs rollback, rbd snap rollback), and"
-        " replication goes on.",
+        " at what was written; then roll it back to its newest snapshot (zfs rollback; rbd snap rollback, then"
+        " rbd image-meta set IMAGE holdfast.rolled-back SNAPSHOT), and replication goes on.",
     )
 
 

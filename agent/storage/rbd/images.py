@@ -127,6 +127,7 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         snapshots.append(Snapshot(found["name"], guid_by_name[found["name"]], found["id"], written, 0, held))
     image.set_snap(None)
     cut = identity.partial(came, [s.name for s in snapshots])
+    undone = cut is not None or rolled_back(metadata, snapshots[-1].name if snapshots else None)
     written = _written(image, before, size, told=told)
     return Volume(
         dataset=names.dataset(storeid, image.get_name()),
@@ -136,7 +137,7 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         used=sum(s.written for s in snapshots) + written,
         referenced=_changed(image, None) if told and before is not None else written,
         # of a cut stream the head has a part; what counts is what it was before, which a roll-back brings again
-        written=0 if cut else written,
+        written=0 if undone else written,
         encrypted=False,
         resume_token=identity.token(cut[1]) if cut else None,
         resume_guid=cut[1].guid if cut else None,
@@ -145,6 +146,11 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         snapshots=tuple(snapshots),
         origin=_origin(pool, image, storeid),
     )
+
+
+def rolled_back(metadata: Mapping[str, str], newest: str | None) -> bool:
+    """Whether the head of a replica is its newest snapshot, though the object map says otherwise."""
+    return newest is not None and metadata.get(names.ROLLED_BACK) == newest
 
 
 def parent_of(pool: Pool, image: Any) -> Mapping[str, str] | None:

@@ -13,7 +13,7 @@ from holdfast.agent.ports import ReceiveOrder, Refused
 from holdfast.agent.storage.rbd import identity, names, trash
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.identity import Received
-from holdfast.agent.storage.rbd.images import opened, volume
+from holdfast.agent.storage.rbd.images import opened, rolled_back, volume
 from holdfast.agent.storage.rbd.mirroring import refuse_mirrored
 from holdfast.coordinator.planning.observed import Volume
 
@@ -35,9 +35,12 @@ def begin(pool: Pool, order: ReceiveOrder, me: str, data_pool: str | None) -> No
             raise Refused("TargetOccupied", f"{order.dataset} is no replica of {order.mark} of this node; left alone.")
         base = order.base or (before.resume_base if order.resume else None)
         _check_base(before, base, order.dataset)
-        _undo(image, before)
-        _drop_marks(image, metadata, before)
+        _undo(image, metadata, before)
+        # before the marks of what was cut go: without any, what is left in the head would look like somebody's
         image.metadata_set(names.SNAP + order.snapshot, str(Received(order.guid, base)))
+        _drop_marks(image, metadata, before, but=order.snapshot)
+        if names.ROLLED_BACK in metadata:
+            image.metadata_remove(names.ROLLED_BACK)
 
 
 def _create(pool: Pool, name: str, mark: str, data_pool: str | None) -> None:
@@ -62,20 +65,21 @@ def _check_base(before: Volume, base: int | None, dataset: str) -> None:
         raise Refused("ReplicaModified", f"{dataset} was written to since {newest.name}; that is left alone.")
 
 
-def _undo(image: Any, before: Volume) -> None:
-    """Bring the head back to what it was before the stream that was cut."""
-    if before.resume_token is not None:
+def _undo(image: Any, metadata: Mapping[str, str], before: Volume) -> None:
+    """Bring the head back to what it was before the stream that was cut; if that was done already, once more."""
+    newest = before.newest.name if before.newest else None
+    if before.resume_token is not None or rolled_back(metadata, newest):
         if before.newest is not None:
             image.rollback_to_snap(before.newest.name)
         else:
             image.resize(0)
 
 
-def _drop_marks(image: Any, metadata: Mapping[str, str], before: Volume) -> None:
+def _drop_marks(image: Any, metadata: Mapping[str, str], before: Volume, but: str = "") -> None:
     """Marks whose snapshots are not there: of the cut stream, and of what was destroyed."""
     there = {snapshot.name for snapshot in before.snapshots}
     for name in identity.received(metadata):
-        if name not in there:
+        if name not in there and name != but:
             image.metadata_remove(names.SNAP + name)
 
 
@@ -94,8 +98,10 @@ def abort(pool: Pool, dataset: str, me: str, grace: float) -> None:
         trash.move(pool, name, me, grace)
         return
     with opened(pool, name) as image:
-        _undo(image, before)
-        _drop_marks(image, dict(image.metadata_list()), before)
+        metadata = dict(image.metadata_list())
+        image.metadata_set(names.ROLLED_BACK, before.newest.name)
+        _undo(image, metadata, before)
+        _drop_marks(image, metadata, before)
 
 
 def _check_ours(pool: Pool, image: Any, dataset: str, me: str) -> None:

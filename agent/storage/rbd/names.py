@@ -25,6 +25,9 @@ BACK = f"{META}back"
 """On an image that was rolled back: to which snapshot (GUID), and the name that it had meanwhile."""
 SNAP = f"{META}snap."
 """On a replica, for each snapshot that was received or is being received: `GUID BASE-GUID`, by the snapshot's name."""
+ROLLED_BACK = f"{META}rolled-back"
+"""On a replica: the newest snapshot's name, if its head was brought back to it. A roll-back writes the objects anew, so
+that the object map counts them as changed, although nothing is."""
 
 
 def anchor(vmid: int) -> str:
