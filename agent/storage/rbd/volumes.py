@@ -34,6 +34,8 @@ Seen = tuple[dict[str, Volume], dict[tuple[str, int], Anchor]]
 
 IMPATIENT = 1.0
 """Seconds to wait for a storage that failed last time: guests on other storages wait for the same look."""
+PATIENT = 3.0
+"""Seconds to wait for one that did not, or this many times what the last look took."""
 
 
 class RbdVolumes:
@@ -59,6 +61,8 @@ class RbdVolumes:
         """Storage → why the last look failed."""
         self._purges: dict[str, tuple[float, asyncio.Future[None]]] = {}
         """Storage → when its trash was looked at last, and that look."""
+        self._took: dict[str, float] = {}
+        """Storage → seconds that its last look took."""
 
     def close(self) -> None:
         """Let go of all connections."""
@@ -90,10 +94,14 @@ class RbdVolumes:
             self._clusters.pop(storeid).close()
             self._looking.pop(storeid, None)
             self._failing.pop(storeid, None)
+            self._took.pop(storeid, None)
         for storeid, access in wanted.items():
             if storeid not in self._clusters:
-                self._clusters[storeid] = Cluster(access)
+                self._clusters[storeid] = self._connect(access)
                 self._images[storeid] = Images(storeid, self._me)
+
+    def _connect(self, access: Access) -> Cluster:
+        return Cluster(access)
 
     async def _look(self, storeid: str) -> Seen | str:
         """What is on a storage, or why that is not known. One that failed last time is not waited for as long."""
@@ -103,12 +111,19 @@ class RbdVolumes:
             return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} has not answered for long.")
         if before is not None and not before.cancelled() and before.exception() is None:
             self._failing.pop(storeid, None)  # it answers again; what that look has found is out of date by now
-        patience = IMPATIENT if storeid in self._failing else LIMIT
+        patience = min(LIMIT, PATIENT * max(1.0, self._took.get(storeid, LIMIT)))
+        if storeid in self._failing:
+            patience = IMPATIENT
         look = self._clusters[storeid].start("look", partial(self._see, storeid))
+        look.add_done_callback(partial(self._ended, storeid, asyncio.get_running_loop().time()))
         if await _ends(look, patience):
             return self._settle(storeid, look)
         self._looking[storeid] = look
         return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} was not seen in {patience:.0f} s.")
+
+    def _ended(self, storeid: str, began: float, look: asyncio.Future[Seen]) -> None:
+        if not look.cancelled() and look.exception() is None:
+            self._took[storeid] = asyncio.get_running_loop().time() - began
 
     def _settle(self, storeid: str, look: asyncio.Future[Seen]) -> Seen | str:
         try:
@@ -261,8 +276,11 @@ class RbdVolumes:
         argv = ["rbd", "export-diff", *cluster.access.argv, "--no-progress", "--image", image, "--snap", snapshot]
         if base is not None:
             argv += ["--from-snap", names.split_snapshot(f"{dataset}@{base}")[1]]
+        await self._export([*argv, "--path", "-"], channel)
+
+    async def _export(self, argv: Sequence[str], channel: Channel) -> None:
         async with stream(channel).sending() as descriptor:
-            await move([*argv, "--path", "-"], channel, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor)
+            await move(argv, channel, stdin=asyncio.subprocess.DEVNULL, stdout=descriptor)
 
     async def _base(self, cluster: Cluster, dataset: str, token: str) -> str | None:
         guid = identity.read_token(token).base
@@ -280,6 +298,9 @@ class RbdVolumes:
         await cluster.call(f"begin to receive {order.dataset}", begin, LIMIT_OF_ALL)
         image = names.image_of(order.dataset)
         argv = ["rbd", "import-diff", *cluster.access.argv, "--no-progress", "--image", image, "--path", "-"]
+        await self._import(argv, channel)
+
+    async def _import(self, argv: Sequence[str], channel: Channel) -> None:
         async with stream(channel).receiving() as descriptor:
             await move(argv, channel, stdin=descriptor, stdout=asyncio.subprocess.DEVNULL)
 
