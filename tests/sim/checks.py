@@ -4,8 +4,9 @@
 2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1; `only what was promoted is sent`.
 3. `nothing foreign destroyed`: no snapshot that Holdfast did not make, no newest complete point of a replica, no head.
 4. `a base survives`: what the newest snapshot of a replica can be gone on from stays on the owner; a bookmark is
-   enough for a disk that the target's newest point lacks. `no full resend`, unless the replica was set aside because
-   the guest had no such disk. `no byte twice`: bytes of streams stay within 1.2 x what changed, plus 1 MiB.
+   enough for a disk that the target's newest point lacks, and on RBD, which has none, nothing is kept of it.
+   `no full resend`, unless the replica was set aside because the guest had no such disk. `no byte twice`: bytes of
+   streams stay within 1.2 x what changed, plus 1 MiB; what came of a cut one does not count on RBD.
    `single writer`, `nothing lost`: no disk is renamed under its guest, or without a snapshot of it.
 5. `stale epoch`: nothing is recorded under an epoch lower than the storage or, for long, etcd bears.
 6. `true reports`: what an agent reports is there.
@@ -22,6 +23,7 @@ from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import GuestReport, RequestReport, RequestState
 from holdfast.coordinator.planning.admission import allowed_datasets
+from holdfast.coordinator.planning.observed import is_rbd
 
 from .cluster import KEYS, Cluster
 from .datasets import Dataset, Mark, Snap, Stream
@@ -106,7 +108,8 @@ class Checks(Audit):
         if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN + HEARD_LATE:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
         crowded = storage.crowded is not None and self._world.now - storage.crowded > SEEN_WITHIN
-        if crowded and point.policies and storage.node == self._cluster.specs[vmid].node:
+        on_zfs = not all(is_rbd(m.dataset) for m in point.members)
+        if crowded and on_zfs and point.policies and storage.node == self._cluster.specs[vmid].node:
             self._violated("free-space guard", f"{point.id} of {vmid} is taken for {point.policies}")
         records = self._records(storage, vmid).get(point.id)
         if records is None:
@@ -123,7 +126,7 @@ class Checks(Audit):
     def _records(storage: Storage, vmid: int) -> dict[PointId, list[RecoveryPoint]]:
         """What is recorded of each point, on one pool or several."""
         records: dict[PointId, list[RecoveryPoint]] = {}
-        for (_, owner), anchor in storage.anchors.items():
+        for (_, owner), anchor in storage.marked().items():
             if owner == vmid:
                 for id, point in anchor.points.items():
                     records.setdefault(id, []).append(point)
@@ -135,7 +138,7 @@ class Checks(Audit):
         point, *others = records
         members = {m.disk: m for p in records for m in p.members}
         for member in members.values():
-            dataset = storage.datasets.get(member.dataset)
+            dataset = storage.dataset(member.dataset)
             if dataset is None or dataset.by_guid(member.guid) is None:
                 return None
         if members.keys() != set(point.disks):
@@ -148,13 +151,14 @@ class Checks(Audit):
         found = {}
         for slot in guest.disks:
             member = point.member(slot)
-            snap = storage.datasets[member.dataset].by_guid(member.guid) if member else None
+            snap = storage.there(member.dataset).by_guid(member.guid) if member else None
             if snap is not None:
                 found[slot] = snap.image.counter
         return found
 
     def _check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
-        if self._cluster.specs[vmid].spread and point.consistency == "none":
+        spec = self._cluster.specs[vmid]
+        if (spec.spread or spec.rbd) and point.consistency == "none":
             return  # it says itself that it is none
         counters = self.counters(storage, point).items()
         values = [n for slot, n in counters if point.id > self._returned.get((vmid, slot), PointId(0, 0))]
@@ -183,7 +187,7 @@ class Checks(Audit):
             if what.foreign or PointId.of_snapshot(what.name) is None:
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} on {storage.node}")
             if dataset.mark and self._newest_before(storage, vmid, what.guid) is not None:
-                self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point")
+                self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point", vmid)
         if dataset.mark and isinstance(what, Snap) and (dataset.newest is None or dataset.newest.txg < what.txg):
             if self._gone(storage, dataset):
                 self._begins_anew(storage, dataset)
@@ -204,6 +208,9 @@ class Checks(Audit):
                 if (vmid, "targets") in self.excused and not self.complete(machine.storage, vmid):
                     # its first point was on the way when its policy went, and nothing says so after a restart
                     self.excuse(vmid, "a base survives", "no full resend")
+                if is_rbd(dataset.name) and not snapshot and not self._counts(machine.storage, vmid, slot):
+                    self._begins_anew(machine.storage, replica)  # RBD has no bookmark to be gone on from
+                    continue
                 if not (snapshot or bookmark):
                     self._violated("a base survives", f"{dataset.name}: {machine.name} has nothing to go on from", vmid)
                 if not snapshot and self._is_target(vmid, machine.name) and self._counts(machine.storage, vmid, slot):
@@ -229,7 +236,7 @@ class Checks(Audit):
             for point in records[id]:
                 others = [m for m in point.members if m.guid != guid]
                 if len(others) < len(point.members) and all(
-                    (d := storage.datasets.get(m.dataset)) and d.by_guid(m.guid) for m in others
+                    (d := storage.dataset(m.dataset)) and d.by_guid(m.guid) for m in others
                 ):
                     return point
         return None
@@ -283,7 +290,7 @@ class Checks(Audit):
     def cloned(self, storage: Storage, dataset: Dataset) -> None:
         """From the moment that all disks are there again a person can start the guest."""
         vmid = _guest_of(dataset)
-        disks = [storage.datasets.get(d) for d in self._cluster.guests[vmid].disks.values()]
+        disks = [storage.dataset(d) for d in self._cluster.guests[vmid].disks.values()]
         if dataset.mark or None in disks:
             return
         values = [d.image.counter for d in disks if d is not None]
@@ -297,7 +304,7 @@ class Checks(Audit):
         if said.state is not RequestState.DONE or (vmid, "a base survives") in self.excused:
             return  # refused; or somebody has destroyed the point's snapshots since
         for member in point.members:
-            dataset = storage.datasets.get(member.dataset)
+            dataset = storage.dataset(member.dataset)
             snap = dataset.by_guid(member.guid) if dataset else None
             if dataset is None or snap is None or snap.image.counter != dataset.image.counter:
                 self._violated("true reports", f"{member.dataset} is not as at {point.id}, which is said", vmid)
@@ -315,7 +322,7 @@ class Checks(Audit):
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 
     def moved(self, storage: Storage, dataset: str, stream: Stream, count: int) -> None:
-        held = storage.datasets[dataset]
+        held = storage.there(dataset)
         vmid, _, slot = (held.mark or (held.partial and held.partial.mark) or "0/").partition("/")
         key = (storage.node, int(vmid), slot, stream.guid)
         self._bytes[key] += count
@@ -391,19 +398,21 @@ class Checks(Audit):
         for machine in self._world.machines.values():
             points = [records[0] for records in self._records(machine.storage, vmid).values()]
             ruled = self._people.ruled(machine.storage, vmid, points)
-            for dataset in machine.storage.datasets.values():
-                if _guest_of(dataset) != vmid or "/aside/" in dataset.name:
+            for dataset in machine.storage.everything():
+                if _guest_of(dataset) != vmid or "aside" in dataset.name:
                     continue
+                if is_rbd(dataset.name) and not dataset.mark and machine.name != self._cluster.specs[vmid].node:
+                    continue  # shared: it is looked at once
                 ours = sum(not s.foreign for s in dataset.snaps.values())
                 allowed = keep + 3 if dataset.mark else 2 + 2 * targets
                 allowed += ruled + sum(
-                    (d.origin or "").startswith(f"{dataset.name}@") for d in machine.storage.datasets.values()
+                    (d.origin or "").startswith(f"{dataset.name}@") for d in machine.storage.everything()
                 )
                 if ours > allowed:
                     found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
                 if len(dataset.marks) > 2 + targets:
                     found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")
-            for (_, owner), anchor in machine.storage.anchors.items():
+            for (_, owner), anchor in machine.storage.marked().items():
                 if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets + ruled:
                     found.append(f"bounded leftovers: {len(anchor.points)} points of {vmid} on {machine.name}")
                 if owner == vmid and len(anchor.definitions) > len(anchor.points) + 2:

@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast.agent.agent import Agent
 from holdfast.agent.config import AgentSettings
+from holdfast.agent.ports import Volumes
 from holdfast.coordinator.config import CoordinatorSettings
 from holdfast.coordinator.grouped import first
 from holdfast.coordinator.main import coordinate
@@ -17,9 +18,12 @@ from holdfast.coordinator.model.node import Node
 from holdfast.coordinator.model.policy import ProtectionPolicy, Target
 from holdfast.coordinator.model.selector import Selector
 from holdfast.coordinator.model.storage import Storage as StorageRecord
+from holdfast.coordinator.planning.observed import is_rbd
 
+from .ceph import Ceph, NodeStorage
 from .guests import Pace, SimGuest, SimPause
 from .loop import Process
+from .rbd import SimNodeVolumes
 from .schedule import GuestSpec, Schedule
 from .store import Service, SimStore
 from .volumes import SimVolumes
@@ -29,6 +33,8 @@ from .zfs import Audit, Storage
 
 KEYS = Keyspace()
 POOLS = {"local-zfs": "tank", "fast-zfs": "fast"}
+CEPH = "ceph"
+"""The storage of guests' images; each node's replicas are on one of their own, `ceph-NODE`."""
 RESTART = 2.0
 """Seconds after which the service manager starts again what ended."""
 
@@ -62,12 +68,24 @@ class Cluster:
         """Requests that are not settled yet."""
         self.rpo = schedule.rpo
         self.on_exit: Callable[[str, BaseException | None], None] = lambda name, error: None
+        self.ceph = Ceph(world.rng) if any(spec.rbd for spec in schedule.guests) else None
+        for storeid in self.ceph_storages:
+            assert self.ceph is not None
+            self.ceph.now = world.wall
+            self.ceph.add_pool(storeid)
         for name in (*self.nodes, *self.witnesses):
             storage = Storage(name, world.rng, faulty=faulty)
+            if self.ceph is not None and name in self.nodes:
+                storage = NodeStorage(name, world.rng, self.ceph, faulty=faulty)
             world.machines[name] = Machine(name, storage, schedule.rates.get(name, 1.0))
         for spec in schedule.guests:
             self._add_guest(spec)
         world.loop.after(TXG, self._group)
+
+    @property
+    def ceph_storages(self) -> list[str]:
+        """Of Ceph; none if nobody uses it."""
+        return [CEPH, *(f"{CEPH}-{name}" for name in self.nodes)] if self.ceph is not None else []
 
     def watched_by(self, audit: Audit) -> None:
         """Tell somebody what happens on the storages."""
@@ -86,11 +104,10 @@ class Cluster:
         pace = Pace(spec.every, spec.count, spec.rests)
         guest = SimGuest(self.world, spec.vmid, spec.kind, machine, pace)
         for index in range(spec.disks):
-            pool = "fast" if spec.spread and index == spec.disks - 1 else "tank"
-            dataset = f"{pool}/{self.volname(spec, index)}"
+            dataset = self.dataset(spec, index)
             guest.disks[self.slot(spec, index)] = dataset
             made = machine.storage.create(dataset, self.zfs_kind(spec), 1 << 30, written=spec.written)
-            if spec.kind == "lxc":
+            if spec.kind == "lxc" and not is_rbd(dataset):
                 made.properties["refquota"] = str(1 << 30)
         if spec.still:
             dataset = f"tank/{self.volname(spec, 9)}"
@@ -104,6 +121,13 @@ class Cluster:
     def _users(self, vmid: int) -> tuple[str, ...]:
         guest = self.guests[vmid]
         return () if guest.off or not guest.machine.powered else (f"guest {vmid}",)
+
+    def dataset(self, spec: GuestSpec, index: int) -> str:
+        """Of the disk of this number."""
+        if spec.rbd and index >= spec.disks - spec.rbd:
+            return f"rbd:{CEPH}/vm-{spec.vmid}-disk-{index}"
+        pool = "fast" if spec.spread and index == spec.disks - 1 else "tank"
+        return f"{pool}/{self.volname(spec, index)}"
 
     @staticmethod
     def zfs_kind(spec: GuestSpec) -> str:
@@ -128,6 +152,9 @@ class Cluster:
         for storeid, pool in POOLS.items():
             record = StorageRecord(type="zfspool", properties={"pool": pool})
             self.put("storage", storeid, record.to_json())
+        for storeid in self.ceph_storages:
+            record = StorageRecord(type="rbd", shared=True, properties={"pool": storeid, "monhost": "10.0.0.1"})
+            self.put("storage", storeid, record.to_json())
         for vmid in self.guests:
             self.put_guest(vmid)
         self.put_policy()
@@ -144,13 +171,18 @@ class Cluster:
         disks = {}
         for slot, dataset in {**guest.disks, **guest.still}.items():
             pool, _, volname = dataset.partition("/")
-            disks[slot] = Disk(volume=f"{storeid[pool]}:{volname}")
+            disks[slot] = Disk(volume=f"{storeid.get(pool, CEPH)}:{volname}")
         definition = f"name: guest{vmid}\nversion: {self.definitions[vmid]}\n"
         return Guest(type=spec.kind, node=spec.node, disks=disks, definition=definition)  # type: ignore[arg-type]
 
     def policy(self, rpo: float | None = None, bandwidth: int | None = None) -> ProtectionPolicy:
         targets = tuple(
-            Target(node=name, keep=f"last={self.schedule.keep}", bandwidth=bandwidth)  # type: ignore[arg-type]
+            Target(
+                node=name,
+                keep=f"last={self.schedule.keep}",  # type: ignore[arg-type]
+                bandwidth=bandwidth,
+                storages={CEPH: f"{CEPH}-{name}"} if self.ceph is not None else {},
+            )
             for name in self.nodes
         )
         return ProtectionPolicy(selector=Selector(all=True), targets=targets, rpo=rpo or self.rpo)
@@ -185,10 +217,15 @@ class Cluster:
                 store, _coordinator_settings(name), host, lambda: uuid.UUID(int=rng.getrandbits(128), version=4)
             )
         else:
-            volumes, wire = SimVolumes(self.world, machine), SimWire(self.network, machine, self.world.machines)
+            wire = SimWire(self.network, machine, self.world.machines)
+            volumes: Volumes = SimVolumes(self.world, machine)
+            if self.ceph is not None:
+                volumes = joined = SimNodeVolumes(self.world, machine, self.ceph)
             self.agents[name] = agent = Agent(
                 _agent_settings(name, self.schedule.transfers), store, volumes, wire, host
             )
+            if self.ceph is not None:
+                joined.storages = agent.storages
             made = agent.run()
         self.world.tell(name, "started")
         self.running[name] = self.world.spawn(machine, name, self._watched(name, made))

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from holdfast.coordinator.model.owner import Owner
+from holdfast.coordinator.planning.observed import is_rbd
 
 from .checks import LONG_KNOWN, Checks
-from .cluster import KEYS, POOLS, Cluster
+from .cluster import CEPH, KEYS, POOLS, Cluster
 from .loop import Process
 from .rollbacks import Person
 from .schedule import Fault
@@ -197,6 +198,30 @@ class Faults:
         self._world.machines[node].storage.suspended = True
         self._later(fault, self._cluster.resume_pool, node)
 
+    def _ceph_full(self, fault: Fault, name: str) -> None:
+        """The pools of replicas are; with a small `amount` that of the guests is."""
+        ceph, home = self._cluster.ceph, self._cluster.specs[fault.vmid].node
+        if ceph is None:
+            return
+        full = [CEPH] if fault.amount < 0.3 else [f"{CEPH}-{node}" for node in self._cluster.nodes if node != home]
+        for storeid in full:
+            ceph.pools[storeid].full = True
+            self._later(fault, setattr, ceph.pools[storeid], "full", False)
+
+    def _ceph_down(self, fault: Fault, name: str) -> None:
+        """Nobody gets an answer of Ceph."""
+        for node in self._cluster.nodes:
+            self._no_ceph(fault, node)
+
+    def _ceph_unreached(self, fault: Fault, name: str) -> None:
+        """One node gets none."""
+        self._no_ceph(fault, self._storage(fault, name))
+
+    def _no_ceph(self, fault: Fault, node: str) -> None:
+        if (ceph := self._cluster.ceph) is not None:
+            ceph.unreached[node] += 1
+            self._later(fault, ceph.unreached.subtract, {node: 1})
+
     def _command_fails(self, fault: Fault, name: str) -> None:
         """The next commands on the storage say that they failed; half of them have done it all the same."""
         self._world.machines[self._storage(fault, name)].failing += 1 + int(fault.amount * 3)
@@ -218,8 +243,10 @@ class Faults:
         if guest.off:
             return  # its disks may be on their way aside
         self._excuse_base(fault.vmid)
+        if self._cluster.specs[fault.vmid].rbd:  # a stream of RBD's is exported by the snapshot's name
+            self._checks.excuse(fault.vmid, "no mixture", "nothing foreign destroyed")
         for dataset in list(guest.disks.values())[:1]:
-            ours = [s for s in guest.machine.storage.datasets[dataset].snaps.values() if not s.foreign]
+            ours = [s for s in guest.machine.storage.there(dataset).snaps.values() if not s.foreign]
             if ours and not ours[-1].busy:
                 guest.machine.storage.destroy_by_admin(dataset, ours[-1].name)
                 guest.machine.storage.snapshot_foreign(dataset, ours[-1].name)
@@ -232,11 +259,11 @@ class Faults:
         self._excuse_base(fault.vmid)
         for dataset in guest.disks.values():
             storage = guest.machine.storage
-            for snap in [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]:
+            for snap in [s for s in storage.there(dataset).snaps.values() if not s.foreign]:
                 storage.destroy_by_admin(dataset, snap.name)
             if fault.amount > 0.8:
-                storage.datasets[dataset].marks.clear()
-                storage.touch(storage.datasets[dataset])
+                storage.there(dataset).marks.clear()
+                storage.touch(storage.there(dataset))
 
     def _admin_destroy_goal(self, fault: Fault, name: str) -> None:
         """Somebody destroys the newest of our snapshots on the source."""
@@ -246,7 +273,7 @@ class Faults:
         def destroy() -> None:
             for dataset in guest.disks.values() if not guest.off else ():
                 storage = guest.machine.storage
-                ours = [s for s in storage.datasets[dataset].snaps.values() if not s.foreign]
+                ours = [s for s in storage.there(dataset).snaps.values() if not s.foreign]
                 if ours:
                     storage.destroy_by_admin(dataset, ours[-1].name)
 
@@ -267,7 +294,7 @@ class Faults:
             return  # its disks may be on their way aside
         index = len(guest.disks) + len(guest.retired)
         if index < 5:
-            guest.add_disk(self._cluster.slot(spec, index), f"tank/{self._cluster.volname(spec, index)}")
+            guest.add_disk(self._cluster.slot(spec, index), self._cluster.dataset(spec, index))
             self._cluster.put_guest(fault.vmid)
 
     def _disk_removed(self, fault: Fault, name: str) -> None:
@@ -295,9 +322,7 @@ class Faults:
         guest = self._cluster.guests[fault.vmid]
         if guest.off:
             return  # its disks may be on their way aside
-        dataset = guest.machine.storage.datasets[next(iter(guest.disks.values()))]
-        image = dataset.image
-        dataset.image = dataset.durable = type(image)(image.counter, image.written + 4096, image.size + (1 << 20))
+        guest.machine.storage.resize(next(iter(guest.disks.values())), 1 << 20)
 
     def _policy_changed(self, fault: Fault, name: str) -> None:
         self._cluster.rpo = self._cluster.schedule.rpo + round(fault.amount * 10)
@@ -307,6 +332,8 @@ class Faults:
     def _policy_deleted(self, fault: Fault, name: str) -> None:
         for vmid in self._cluster.guests:
             self._checks.excuse(vmid, "targets")
+            if self._cluster.specs[vmid].rbd:  # there are no bookmarks, so nothing is kept for whom no policy names
+                self._excuse_base(vmid)
         self._cluster.service.etcd.delete(KEYS.desired("policies", "standard"))
         self._later(fault, self._cluster.put_policy)
 
@@ -361,10 +388,14 @@ class Faults:
         self._later(fault, self._promote, fault.vmid, self._world.machines[other].storage)
 
     def _promote(self, vmid: int, storage: Storage) -> None:
-        """Once nothing is received there any more."""
+        """Once nothing is received there any more. What lies on RBD is there as it was, and no replica."""
+        if on_rbd := self._cluster.specs[vmid].rbd:
+            self._checks.excuse(vmid, "no mixture")
+            if on_rbd == self._cluster.specs[vmid].disks:
+                return
         points = self._checks.complete(storage, vmid)
         members = points[-1].members if points else ()
-        if any(storage.datasets[m.dataset].receiving for m in members):
+        if any(storage.there(m.dataset).receiving for m in members):
             self._world.loop.after(5.0, self._promote, vmid, storage)
             return
         promoted = {member.dataset for member in members}
@@ -372,6 +403,8 @@ class Faults:
         if any(name in storage.datasets and not storage.datasets[name].mark for name in others):
             self._checks.excuse(vmid, "no mixture")  # a disk that the point lacks is there as it was
         for member in members:
+            if is_rbd(member.dataset):
+                continue
             storage.promote(member.dataset, member.guid)
             storage.write(member.dataset, None, 4096)
 
@@ -413,3 +446,12 @@ _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
 }
 
 KINDS = tuple(_KINDS)
+
+_KINDS |= {"ceph_full": Faults._ceph_full, "ceph_down": Faults._ceph_down, "ceph_unreached": Faults._ceph_unreached}
+
+RBD_KINDS = (
+    *("ceph_full", "ceph_down", "ceph_unreached", "crash", "power_cut", "stall", "command_fails", "cut", "partition"),
+    *("etcd_cut", "no_monitor", "admin_snapshot", "admin_destroy", "admin_destroy_goal", "impostor", "disk_added"),
+    *("disk_removed", "disk_resized", "policy_changed", "policy_deleted", "owner_change"),
+)
+"""What strikes where a guest has disks on RBD."""

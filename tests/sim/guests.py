@@ -64,15 +64,15 @@ class SimGuest:
 
     def boot(self) -> None:
         """Start writing, after what a power cut left: a torn round is done again, as real software would."""
-        datasets = self.machine.storage.datasets
-        if self.off or any(name not in datasets for name in self.disks.values()):  # it cannot be started
+        storage = self.machine.storage
+        if self.off or any(storage.dataset(name) is None for name in self.disks.values()):  # it cannot be started
             return
         self._life += 1
         first = next(iter(self.disks.values()))
-        counter = datasets[first].image.counter
+        counter = storage.there(first).image.counter
         for name in self.disks.values():
-            if datasets[name].image.counter < counter:
-                self.machine.storage.write(name, counter, self.pace.count)
+            if storage.there(name).image.counter < counter:
+                storage.write(name, counter, self.pace.count)
         self._again(counter, self._life)
 
     def halt(self) -> None:
@@ -96,10 +96,10 @@ class SimGuest:
             self._kept.append((counter, index, life))
             return
         storage = self.machine.storage
-        if storage.suspended:
+        names = list(self.disks.values())
+        if storage.stuck(names[min(index, len(names) - 1)]):
             self.world.loop.after(1.0, self._write, counter, index, life)
             return
-        names = list(self.disks.values())
         if index < len(names):
             if self.world.rng.random() < 0.1:
                 storage.write(names[index], None, self.pace.count // 2)
@@ -112,11 +112,11 @@ class SimGuest:
 
     def add_disk(self, slot: str, dataset: str) -> None:
         """Plug a disk in, last in the order, holding what the one before it holds."""
-        datasets = self.machine.storage.datasets
-        if dataset not in datasets:
-            self.machine.storage.create(dataset, "volume" if self.kind == "qemu" else "filesystem", 1 << 30)
-        counter = datasets[next(reversed(self.disks.values()))].image.counter
-        self.machine.storage.write(dataset, counter, 4096)
+        storage = self.machine.storage
+        if storage.dataset(dataset) is None:
+            storage.create(dataset, "volume" if self.kind == "qemu" else "filesystem", 1 << 30)
+        counter = storage.there(next(reversed(self.disks.values()))).image.counter
+        storage.write(dataset, counter, 4096)
         self.disks[slot] = dataset
 
     def forget_after(self, counter: int) -> None:

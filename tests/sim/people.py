@@ -76,7 +76,7 @@ class People:
     def _delete(self, act: Act) -> None:
         """A person wants one of the points gone; with it goes the request by which it was taken."""
         storage = self._world.machines[self._cluster.specs[act.vmid].node].storage
-        points = [p for a in storage.anchors.items() if a[0][1] == act.vmid for p in a[1].points.values()]
+        points = [p for a in storage.marked().items() if a[0][1] == act.vmid for p in a[1].points.values()]
         chosen = [p for p in points if p.request or p.policies]
         if not chosen:
             return

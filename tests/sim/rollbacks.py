@@ -69,7 +69,7 @@ class Person:
         self._cluster.service.etcd.delete(KEYS.desired("requests", self._id))
         done = said.state is RequestState.DONE
         if done:
-            counters = [self._guest.machine.storage.datasets[d].image.counter for d in self._guest.disks.values()]
+            counters = [self._guest.machine.storage.there(d).image.counter for d in self._guest.disks.values()]
             self._guest.forget_after(counters[-1])
         self._checks.rolled_back(self._vmid, said)
         if self._guest.off:

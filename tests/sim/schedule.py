@@ -30,7 +30,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """A guest: `disks` of them are written, one more is still if `still`, the last is on a second pool if `spread`."""
+    """A guest: `disks` of them are written, one more is still if `still`, the last is on a second pool if `spread`.
+
+    The last `rbd` of those that are written are images on a Ceph that all nodes share.
+    """
 
     vmid: int
     node: str
@@ -43,6 +46,7 @@ class GuestSpec:
     written: int = 2_000_000
     """Bytes on each disk at the start."""
     rests: tuple[tuple[float, float], ...] = ()
+    rbd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +114,16 @@ STEPS = (
 )
 """Of the protocol: where faults strike."""
 
+RBD_STEPS = (
+    *("rbd_look", "rbd_mark", "rbd_announce", "rbd_snapshot", "rbd_record", "rbd_protect", "rbd_remove", "rbd_begin"),
+    *("rbd_export", "rbd_import", "rbd_undo", "rbd_aside"),
+)
+"""Of the RBD back end, where a guest has disks there."""
+
 SELDOM = (
     *("prepare", "raise_epoch", "list", "save", "decide", "drop_bookmark", "set_properties"),
     *("ask_abort", "abort_partial", "ask_aside", "set_aside", "put_aside", "clone_back", "promote"),
+    *("rbd_undo", "rbd_aside"),
 )
 """Steps that may happen once or not at all, unless something else has gone before."""
 
@@ -137,12 +148,12 @@ def draw(seed: int) -> Schedule:
             guests[0] = replace(guests[0], kind="lxc")
         if step in ("pause", "resume"):  # of guests on two pools
             guests[0] = replace(guests[0], spread=True)
-        faults += _prelude(rng, step)
+        faults += _prelude(rng, step, guests[0])
         faults.append(_fault(rng, kind, step, names, guests))
         if number and rng.random() < 0.5:  # misfortunes come together
             faults[-1] = _soon_after(rng, faults[-1])
     rates = {name: rng.choice((0.99, 1.0, 1.01)) for name in (*names, "w1")} if rng.random() < 0.3 else {}
-    return Schedule(
+    drawn = Schedule(
         seed=seed,
         nodes=nodes,
         coordinators=rng.choice((1, 1, 2)),
@@ -156,6 +167,29 @@ def draw(seed: int) -> Schedule:
         transfers=rng.choice((1, 4)) if len(guests) == 1 and nodes == 2 else 4,  # one at a time must be enough
         **_snapshots(random.Random(f"snapshots of {seed}"), [guest.vmid for guest in guests]),
     )
+    return _with_rbd(drawn) if seed % RBD_EVERY == 2 else drawn
+
+
+RBD_EVERY = 5
+"""In one of so many runs a guest has disks on RBD."""
+
+
+def _with_rbd(drawn: Schedule) -> Schedule:
+    """Guest 102 has its disks on RBD, or some of them, and faults strike there; drawn apart, as the snapshots are."""
+    from .faults import RBD_KINDS
+
+    rng = random.Random(f"rbd of {drawn.seed}")
+    number = drawn.seed // RBD_EVERY
+    kind, step = RBD_KINDS[number % len(RBD_KINDS)], RBD_STEPS[number // len(RBD_KINDS) % len(RBD_STEPS)]
+    nodes = 3 if kind == "owner_change" else drawn.nodes
+    names = [f"n{i + 1}" for i in range(nodes)]
+    guest = replace(_guest(rng, 102, rng.choice(names), drawn.bandwidth), kind="qemu", spread=False)
+    guest = replace(guest, rbd=rng.choice((guest.disks, guest.disks, guest.disks - 1, 1)))
+    faults = [*_prelude(rng, step, guest), _fault(rng, kind, step, names, [guest])]
+    if rng.random() < 0.5:
+        another = _fault(rng, rng.choice(RBD_KINDS), rng.choice(RBD_STEPS), names, [guest])
+        faults.append(_soon_after(rng, another) if rng.random() < 0.5 else another)
+    return replace(drawn, nodes=nodes, guests=(drawn.guests[0], guest), faults=(*drawn.faults, *faults), transfers=4)
 
 
 def _snapshots(rng: random.Random, vmids: list[int]) -> dict[str, Any]:
@@ -227,7 +261,7 @@ def _soon_after(rng: random.Random, fault: Fault) -> Fault:
     return replace(fault, nth=rng.choice((1, 1, 1, 2, 3)), chained=True)
 
 
-def _prelude(rng: random.Random, step: str) -> list[Fault]:
+def _prelude(rng: random.Random, step: str, guest: GuestSpec) -> list[Fault]:
     """What makes a rare step happen."""
     match step:
         case "ask_abort" | "abort_partial":  # half received, then the snapshot goes
@@ -235,6 +269,13 @@ def _prelude(rng: random.Random, step: str) -> list[Fault]:
                 Fault("cut", step="send", nth=rng.randint(3, 9), amount=0.5, node="n1"),
                 Fault("admin_destroy_goal", step="ask_inventory", nth=1, seconds=0.0, chained=True),
             ]
+        case "rbd_undo":
+            return [
+                Fault("cut", step="rbd_export", nth=rng.randint(3, 9), amount=0.5, node=guest.node),
+                Fault("admin_destroy_goal", step="ask_inventory", vmid=guest.vmid, seconds=0.0, chained=True),
+            ]
+        case "rbd_aside":
+            return [Fault("admin_destroy", at=round(rng.uniform(15, 60), 3), vmid=guest.vmid, amount=1.0)]
         case "put_aside" | "clone_back" | "promote":
             return [Fault("rollback", at=round(rng.uniform(15, 50), 3), amount=round(rng.uniform(0.3, 1), 3))]
         case "ask_aside" | "set_aside":  # nothing in common any more

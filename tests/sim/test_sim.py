@@ -16,7 +16,7 @@ from .mutants import every, mutate
 from .run import run
 from .scenario import missing, names, play
 from .schedule import Schedule, draw
-from .volumes import _run as run_child
+from .volumes import run as run_child
 
 
 @pytest.mark.timeout(300)

@@ -22,7 +22,7 @@ from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Scan
 
 from . import streams
-from .datasets import Partial, Stream
+from .datasets import Partial, Snap, Stream
 from .loop import Process, current
 from .wire import End
 from .world import Machine, World
@@ -175,18 +175,18 @@ class SimVolumes:
     async def send(self, order: SendOrder, channel: Channel) -> None:
         assert isinstance(channel, End)
         self._world.step("send", "before")
-        await _run(_Sending(self._world, self._machine, order, channel))
+        await run(ZfsSend(self._world, self._machine, order, channel))
         self._world.step("send", "after")
         channel.finish_sending()
 
     async def receive(self, order: ReceiveOrder, channel: Channel) -> None:
         assert isinstance(channel, End)
         self._world.step("receive", "before")
-        await _run(_Receiving(self._world, self._machine, order, channel))
+        await run(ZfsReceive(self._world, self._machine, order, channel))
         self._world.step("receive", "after")
 
 
-async def _run(child: "_Child") -> None:
+async def run(child: "Child") -> None:
     if not child.process.alive:  # the fault that struck at this very step has killed it: it starts nothing any more
         await child.done
     child.process.children[child] = child.died
@@ -198,8 +198,10 @@ async def _run(child: "_Child") -> None:
         child.died()
 
 
-class _Child:
-    """A `zfs send` or `zfs recv` and the watch over it (`agent.storage.zfs.streams`)."""
+class Child:
+    """One end of a stream, as `zfs send` or `zfs recv`, and the watch over it (`agent.storage.child`)."""
+
+    tool = "zfs"
 
     def __init__(self, world: World, machine: Machine, end: End) -> None:
         process = current()
@@ -220,6 +222,10 @@ class _Child:
 
     def tidy(self) -> None:
         """Let go of what the child had in use."""
+
+    def stuck(self) -> bool:
+        """Whether its storage neither gives nor takes anything now."""
+        return self.storage.suspended
 
     def died(self) -> None:
         """Killed, or ended: nothing of it goes on."""
@@ -245,18 +251,23 @@ class _Child:
             return
         if self.connection.moved == self._seen:
             self.connection.break_()
-            self.fail(f"zfs moved nothing for {STALL:.0f} s: is the link or the pool stuck?")
+            self.fail(f"{self.tool} moved nothing for {STALL:.0f} s: is the link or the pool stuck?")
             return
         self._seen = self.connection.moved
         self.world.loop.after(STALL, self._watch)
 
 
-class _Sending(_Child):
-    def __init__(self, world: World, machine: Machine, order: SendOrder, end: End) -> None:
+class Sending(Child):
+    """The end that a stream comes from."""
+
+    def __init__(self, world: World, machine: Machine, end: End) -> None:
         super().__init__(world, machine, end)
-        self._order = order
-        self._snap = None
+        self._snap: Snap | None = None
         self._left = 0
+
+    def open(self) -> tuple[Stream, Snap, str]:
+        """What it is going to send, of which snapshot, and what the other end is told. Raises VolumesError."""
+        raise NotImplementedError
 
     def begin(self) -> None:
         self.world.loop.after(self.world.some(0.01, 0.05), self._open)
@@ -269,9 +280,7 @@ class _Sending(_Child):
         if self.over:
             return
         try:
-            if self.machine.fails():
-                raise VolumesError(f"zfs send {self._order.source}: I/O error")
-            stream, snap = streams.begin_send(self.storage, self._order)
+            stream, snap, source = self.open()
         except VolumesError as error:
             self.fail(str(error))
             return
@@ -280,7 +289,6 @@ class _Sending(_Child):
         self._stream = stream
         self._left = stream.total - (stream.offset or 0)
         self._piece = max(1, -(-self._left // CHUNKS))
-        source = self._order.source if self._order.resume_token is None else self._order.resume_token.partition("|")[0]
         self.end.post((stream, source))
         self._next()
 
@@ -302,10 +310,10 @@ class _Sending(_Child):
             return
         there, here = self.end.peer, self.machine.name
         if self.connection.broken or self.end.finished or self.end.closed:
-            self.fail(f"zfs send {self._order.source}: warning: cannot send: signal received")
+            self.fail(f"{self.tool}: the link broke")
             return
         network = self.connection.network
-        stuck = self.storage.suspended or not there.machine.powered or not network.both(here, there.machine.name)
+        stuck = self.stuck() or not there.machine.powered or not network.both(here, there.machine.name)
         if stuck or not self.end.delivered or there.on_wake is None or not there.on_wake(self._now):
             self.world.loop.after(0.5, self._move)
             return
@@ -317,10 +325,27 @@ class _Sending(_Child):
         self._next()
 
 
-class _Receiving(_Child):
-    def __init__(self, world: World, machine: Machine, order: ReceiveOrder, end: End) -> None:
+class ZfsSend(Sending):
+    """`zfs send`."""
+
+    def __init__(self, world: World, machine: Machine, order: SendOrder, end: End) -> None:
         super().__init__(world, machine, end)
         self._order = order
+
+    def open(self) -> tuple[Stream, Snap, str]:
+        if self.machine.fails():
+            raise VolumesError(f"zfs send {self._order.source}: I/O error")
+        stream, snap = streams.begin_send(self.storage, self._order)
+        token = self._order.resume_token
+        return stream, snap, self._order.source if token is None else token.partition("|")[0]
+
+
+class Receiving(Child):
+    """The end that a stream goes to."""
+
+    def __init__(self, world: World, machine: Machine, dataset: str, end: End) -> None:
+        super().__init__(world, machine, end)
+        self._dataset = dataset
         self._partial: Partial | None = None
         self._stream: Stream | None = None
 
@@ -331,23 +356,39 @@ class _Receiving(_Child):
     def tidy(self) -> None:
         self.end.on_wake = None
         if self._partial is not None:
-            streams.break_receive(self.storage, self._order.dataset)
+            self.broken()
+
+    def opened(self, stream: Stream, source: str) -> Partial:
+        """The beginning of the stream has come. Raises VolumesError where it is refused."""
+        raise NotImplementedError
+
+    def arrived(self, partial: Partial, count: int) -> None:
+        """More of it has come. Raises VolumesError."""
+        raise NotImplementedError
+
+    def ended(self, partial: Partial) -> None:
+        """All of it has come. Raises VolumesError."""
+        raise NotImplementedError
+
+    def broken(self) -> None:
+        """No more of it comes."""
+        raise NotImplementedError
 
     def _arrive(self, count: int = 0) -> bool:
         """Something came. False: the pool takes nothing in now."""
-        if self.over or self.storage.suspended:
+        if self.over or self.stuck():
             return False
         if self._stream is None:
             if self.end.inbox and not self._open():
                 return False
             if self._stream is None:
                 if self.end.finished or self.connection.broken:
-                    self.fail("zfs recv: failed to read from stream")
+                    self.fail(f"{self.tool}: failed to read from stream")
                 return False
         assert self._partial is not None
         if count:
             try:
-                streams.arrived(self.storage, self._order.dataset, self._partial, count)
+                self.arrived(self._partial, count)
             except VolumesError as error:
                 self.fail(str(error))
                 return False
@@ -355,35 +396,56 @@ class _Receiving(_Child):
         if self._partial.received >= self._stream.total:
             self.world.loop.after(self.world.some(0.005, 0.05), self._finish)
         elif self.end.finished or self.connection.broken:
-            self.fail(f"zfs recv {self._order.dataset}: incomplete stream. Partially received snapshot is saved.")
+            self.fail(f"{self.tool}: {self._dataset}: incomplete stream")
         return True
 
     def _open(self) -> bool:
         stream, source = self.end.inbox.popleft()
         try:
-            if self.machine.fails():
-                raise VolumesError(f"zfs recv {self._order.dataset}: I/O error")
-            self._partial = streams.begin_receive(self.storage, self._order, stream, source)
+            self._partial = self.opened(stream, source)
         except VolumesError as error:
             self.fail(str(error))
             return False
         self._stream = stream
-        self.world.loop.after(MARKING, streams.set_mark, self.storage, self._order.dataset, self._partial)
         how = "resumed" if stream.offset is not None else "incremental" if stream.base else "in full"
-        said = {"dataset": self._order.dataset, "snapshot": stream.name, "how": how, "offset": stream.offset or 0}
+        said = {"dataset": self._dataset, "snapshot": stream.name, "how": how, "offset": stream.offset or 0}
         self.world.tell(self.process.name, "receive", **said, of=stream.total)
         return True
 
     def _finish(self) -> None:
         if self.over or self._partial is None:
             return
-        if self.storage.suspended:
+        if self.stuck():
             self.world.loop.after(1.0, self._finish)
             return
         try:
-            streams.end_receive(self.storage, self._order.dataset, self._partial)
+            self.ended(self._partial)
         except VolumesError as error:
             self.fail(str(error))
             return
         self._partial = None
         self.succeed()
+
+
+class ZfsReceive(Receiving):
+    """`zfs recv`."""
+
+    def __init__(self, world: World, machine: Machine, order: ReceiveOrder, end: End) -> None:
+        super().__init__(world, machine, order.dataset, end)
+        self._order = order
+
+    def opened(self, stream: Stream, source: str) -> Partial:
+        if self.machine.fails():
+            raise VolumesError(f"zfs recv {self._dataset}: I/O error")
+        partial = streams.begin_receive(self.storage, self._order, stream, source)
+        self.world.loop.after(MARKING, streams.set_mark, self.storage, self._dataset, partial)
+        return partial
+
+    def arrived(self, partial: Partial, count: int) -> None:
+        streams.arrived(self.storage, self._dataset, partial, count)
+
+    def ended(self, partial: Partial) -> None:
+        streams.end_receive(self.storage, self._dataset, partial)
+
+    def broken(self) -> None:
+        streams.break_receive(self.storage, self._dataset)

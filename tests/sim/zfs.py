@@ -69,6 +69,34 @@ class Storage:
         self._scan = None
         return made
 
+    def dataset(self, name: str) -> Dataset | None:
+        """By its name, on whatever storage of the node."""
+        return self.datasets.get(name)
+
+    def there(self, name: str) -> Dataset:
+        """As `dataset`, of one that is known to be there."""
+        found = self.dataset(name)
+        assert found is not None, name
+        return found
+
+    def everything(self) -> Iterator[Dataset]:
+        """All that there is on the node's storages."""
+        yield from self.datasets.values()
+
+    def marked(self) -> Mapping[tuple[str, int], AnchorData]:
+        """What is marked on the node's storages."""
+        return self.anchors
+
+    def stuck(self, name: str) -> bool:
+        """Whether a guest's write to a dataset has to wait."""
+        return self.suspended
+
+    def resize(self, name: str, by: int) -> None:
+        """Somebody makes a guest's disk larger."""
+        if (dataset := self.dataset(name)) is not None:
+            image = dataset.image
+            dataset.image = dataset.durable = Image(image.counter, image.written + 4096, image.size + by)
+
     def new_guid(self) -> int:
         return self._rng.getrandbits(64) or 1
 
