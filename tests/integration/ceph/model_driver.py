@@ -1,0 +1,214 @@
+"""Operations on the storage of two nodes that share one Ceph, and what is seen after each: for a real Ceph and a model.
+
+Node alpha has a guest's two images on storage `home`; node beta keeps its replicas on storage `away`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from holdfast.agent.ports import CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, Volumes, VolumesError
+from holdfast.agent.storage.rbd.cluster import number_of
+from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
+from holdfast.coordinator.planning.leftovers import Doomed
+from holdfast.coordinator.planning.observed import Anchor, Scan, Snapshot, Volume
+
+VMID = 101
+MIB = 1 << 20
+SIZE = 8 * MIB
+POOLS = {"alpha": "rbd:home", "beta": "rbd:away"}
+
+
+def image(disk: int) -> str:
+    return f"vm-{VMID}-disk-{disk}"
+
+
+class Place(Protocol):
+    """A Ceph: what people do there, and streams between the nodes."""
+
+    nodes: dict[str, Volumes]
+
+    def write(self, dataset: str) -> None:
+        """Somebody writes something that was never there before. VolumesError if there is no such image."""
+
+    def snapshot(self, dataset: str, name: str) -> None:
+        """Somebody makes a snapshot. VolumesError."""
+
+    def destroy(self, dataset: str, name: str) -> None:
+        """Somebody removes a snapshot. VolumesError."""
+
+    def roll_back(self, dataset: str, name: str) -> None:
+        """Somebody rolls back to a snapshot, and says so as docs/rbd.md has it. VolumesError."""
+
+    def content(self, dataset: str, snapshot: str, guid: int) -> object:
+        """What tells a snapshot's content from any other."""
+
+    async def move(self, order: SendOrder, receive: ReceiveOrder, cut: str) -> None:
+        """A stream from alpha to beta; raises what became of its receipt."""
+
+
+class Run:
+    """GUIDs and contents are told by the order in which they were first seen."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._numbers: dict[object, int] = {}
+        self._seen: dict[str, Scan] = {}
+
+    async def begin(self) -> None:
+        """The first look, which connects."""
+        for node in self._place.nodes:
+            await self._look(node)
+
+    async def do(self, operation: Sequence[Any]) -> Any:
+        name, *args = operation
+        try:
+            await getattr(self, f"_{name}")(*args)
+            outcome: Any = "ok"
+        except VolumesError as error:
+            outcome = ["failed", number_of(error.__cause__) if error.__cause__ else None]
+        except Refused as refusal:
+            outcome = ["refused", refusal.reason]
+        return [outcome, {node: await self._look(node) for node in self._place.nodes}]
+
+    async def _look(self, node: str) -> Any:
+        scan = self._seen[node] = await self._place.nodes[node].scan()
+        volumes = {name: self._show(scan.volumes[name]) for name in sorted(scan.volumes)}
+        return [volumes, {str(key): self._marks(scan.anchors[key]) for key in sorted(scan.anchors)}]
+
+    def _number(self, thing: object) -> int:
+        return self._numbers.setdefault(thing, len(self._numbers) + 1)
+
+    def _show(self, volume: Volume) -> Any:
+        def content(of: Snapshot) -> int:
+            return self._number(self._place.content(volume.dataset, of.name, of.guid))
+
+        return {
+            "snapshots": [[s.name, self._number(s.guid), s.holds, content(s)] for s in volume.snapshots],
+            "size": volume.size,
+            "unchanged": [volume.unchanged_since(s.guid) for s in volume.snapshots],
+            "written": volume.written > 0 if volume.snapshots else None,
+            "partial": [self._number(guid) if guid else None for guid in (volume.resume_guid, volume.resume_base)],
+            "marks": sorted(volume.marks.items()),
+        }
+
+    def _marks(self, anchor: Anchor) -> Any:
+        points = {str(p.id): [p.consistency.value, [self._number(m.guid) for m in p.members]] for p in anchor.points}
+        sent = {target: str(point) for target, point in sorted(anchor.sent.items())}
+        return [anchor.epoch, points, sent, sorted(anchor.definitions)]
+
+    def _guid(self, node: str, dataset: str, snapshot: str) -> int:
+        volume = self._seen[node].volumes.get(dataset)
+        return next((s.guid for s in volume.snapshots if s.name == snapshot), 7) if volume else 7
+
+    def _point(self, node: str, sequence: int, disks: Sequence[int], consistency: Consistency) -> RecoveryPoint:
+        members = []
+        for disk in disks:
+            dataset, snapshot = f"{POOLS[node]}/{image(disk)}", f"holdfast-1-{sequence}"
+            guid = self._guid(node, dataset, snapshot)
+            member = Member(
+                disk=f"scsi{disk}",
+                volume=f"store:{image(disk)}",
+                dataset=dataset,
+                snapshot=snapshot,
+                guid=guid,
+                size=SIZE,
+            )
+            members.append(member)
+        return RecoveryPoint(
+            epoch=1,
+            sequence=sequence,
+            instant=datetime.now(UTC),
+            consistency=consistency,
+            definition=f"d{sequence % 2}",
+            disks=tuple(m.disk for m in members),
+            members=tuple(members),
+        )
+
+    # --- the port
+
+    async def _prepare(self, node: str) -> None:
+        await self._place.nodes[node].prepare(POOLS[node], VMID)
+
+    async def _raise_epoch(self, node: str, epoch: int) -> None:
+        await self._place.nodes[node].raise_epoch(POOLS[node], VMID, epoch)
+
+    async def _take(self, epoch: int, sequence: int, disks: Sequence[int], reuse: int) -> None:
+        wanted = self._point("alpha", sequence, disks, Consistency.ATOMIC)
+        again = {m.dataset: f"holdfast-1-{reuse}" for m in wanted.members}
+        before = {d: (name, self._guid("alpha", d, name)) for d, name in again.items()}
+        order = TakeOrder(VMID, "rbd:home", epoch, wanted, before, f"text {sequence % 2}")
+        await self._place.nodes["alpha"].take(order)
+
+    async def _hold(self, node: str, disk: int, sequence: int) -> None:
+        await self._place.nodes[node].hold([f"{POOLS[node]}/{image(disk)}@holdfast-1-{sequence}"])
+
+    async def _release(self, node: str, disk: int, sequence: int) -> None:
+        await self._place.nodes[node].release([f"{POOLS[node]}/{image(disk)}@holdfast-1-{sequence}"])
+
+    async def _record_sent(self, epoch: int, sequence: int) -> None:
+        await self._place.nodes["alpha"].record_sent("rbd:home", VMID, epoch, "beta", PointId(1, sequence), ())
+
+    async def _destroy(self, node: str, epoch: int, sequence: int, wrong: bool) -> None:
+        datasets = [f"{POOLS[node]}/{image(disk)}" for disk in range(2)]
+        name = f"holdfast-1-{sequence}"
+        doomed = [Doomed(f"{d}@{name}", 7 if wrong else self._guid(node, d, name)) for d in datasets]
+        await self._place.nodes[node].destroy(POOLS[node], VMID, epoch, doomed, [PointId(1, sequence)], [])
+
+    async def _commit(self, node: str, epoch: int, sequence: int, superseded: int) -> None:
+        point = self._point(node, sequence, range(2), Consistency.PAUSED)
+        name = f"holdfast-1-{superseded}"
+        datasets = [f"{POOLS[node]}/{image(disk)}" for disk in range(2)]
+        doomed = tuple(Doomed(f"{d}@{name}", self._guid(node, d, name)) for d in datasets)
+        order = CommitOrder(VMID, POOLS[node], epoch, point, "text", doomed, (PointId(1, superseded),))
+        await self._place.nodes[node].commit(order)
+
+    async def _abort(self, disk: int) -> None:
+        await self._place.nodes["beta"].abort_partial(f"rbd:away/{image(disk)}")
+
+    async def _aside(self, node: str, disk: int) -> None:
+        await self._place.nodes[node].set_aside(f"{POOLS[node]}/{image(disk)}", VMID, 1)
+
+    async def _send(self, disk: int, sequence: int, base: int | None, cut: str) -> None:
+        source = f"rbd:home/{image(disk)}"
+        since = self._guid("alpha", source, f"holdfast-1-{base}") if base is not None else 0
+        receive = ReceiveOrder(
+            f"rbd:away/{image(disk)}",
+            f"{VMID}/scsi{disk}",
+            "volume",
+            incremental=base is not None,
+            snapshot=f"holdfast-1-{sequence}",
+            guid=self._guid("alpha", source, f"holdfast-1-{sequence}"),
+            base=since,
+        )
+        order = SendOrder(f"{source}@holdfast-1-{sequence}", f"@holdfast-1-{base}" if base is not None else None)
+        await self._place.move(order, receive, cut)
+
+    async def _resume(self, disk: int, cut: str) -> None:
+        """As the agent does: what was cut is sent again by its token."""
+        partial = self._seen["beta"].volumes.get(f"rbd:away/{image(disk)}")
+        source = self._seen["alpha"].volumes[f"rbd:home/{image(disk)}"]
+        if partial is None or partial.resume_token is None or partial.resume_guid is None:
+            return
+        goal = source.snapshot(partial.resume_guid)
+        if goal is None:
+            return
+        receive = ReceiveOrder(
+            partial.dataset, f"{VMID}/scsi{disk}", "volume", True, snapshot=goal.name, guid=goal.guid
+        )
+        order = SendOrder(f"{source.dataset}@{goal.name}", resume_token=partial.resume_token)
+        await self._place.move(order, receive, cut)
+
+    # --- people
+
+    async def _write(self, node: str, disk: int) -> None:
+        self._place.write(f"{POOLS[node]}/{image(disk)}")
+
+    async def _snapshot(self, node: str, disk: int, name: str) -> None:
+        self._place.snapshot(f"{POOLS[node]}/{image(disk)}", name)
+
+    async def _roll_back(self, node: str, disk: int, name: str) -> None:
+        self._place.roll_back(f"{POOLS[node]}/{image(disk)}", name)
+
+    async def _remove(self, node: str, disk: int, name: str) -> None:
+        self._place.destroy(f"{POOLS[node]}/{image(disk)}", name)
