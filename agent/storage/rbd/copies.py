@@ -10,7 +10,7 @@ from typing import Any
 from holdfast.agent.ports import CopyOrder, Refused, VolumesError
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.cluster import Pool
-from holdfast.agent.storage.rbd.images import opened, parent_of
+from holdfast.agent.storage.rbd.images import opened, parent_of, snapshots
 
 
 def make(pool: Pool, order: CopyOrder, me: str, data_pool: str | None) -> None:
@@ -64,12 +64,12 @@ def drop(pool: Pool, dataset: str, me: str) -> None:
     pool.rbd.RBD().remove(pool.io, name)
     if parent is not None:
         with opened(pool, parent["image_name"]) as image:
-            _free(image, parent["snap_name"])
+            _free(pool, image, parent["snap_name"])
 
 
-def _free(image: Any, snapshot: str) -> None:
+def _free(pool: Pool, image: Any, snapshot: str) -> None:
     """Unprotect the snapshot of a replica, whose commits remove it one day. The owner's are held for other reasons."""
-    there = {s["name"] for s in image.list_snaps()}
+    there = {s["name"] for s in snapshots(pool, image)}
     replica = names.REPLICA in dict(image.metadata_list())
     if replica and snapshot in there and image.is_protected_snap(snapshot) and not clones(image, snapshot):
         image.unprotect_snap(snapshot)

@@ -105,36 +105,46 @@ def guids(pool: Pool, image: Any) -> dict[str, int]:
     id = image.id()
     return {
         s["name"]: came[s["name"]].guid if s["name"] in came else identity.guid(pool.fsid, pool.id, id, s["id"])
-        for s in image.list_snaps()
+        for s in snapshots(pool, image)
     }
+
+
+def snapshots(pool: Pool, image: Any) -> list[Any]:
+    """Those that an open image has, oldest first.
+
+    One that was removed while it had clones of the new kind is none any more: Ceph keeps it in the trash, under a name
+    that nobody can open, for as long as they need it.
+    """
+    there = [s for s in image.list_snaps() if s.get("namespace", 0) != pool.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH]
+    return sorted(there, key=lambda s: s["id"])
 
 
 def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
     """What plans see of an image that is open for reading: it is set to its snapshots one after the other."""
     metadata = {k: v for k, v in image.metadata_list() if k.startswith(names.META)}
     came, guid_by_name = identity.received(metadata), guids(pool, image)
-    listed = sorted(image.list_snaps(), key=lambda s: s["id"])
+    listed = snapshots(pool, image)
     user = {s["name"] for s in listed if _is_user(pool, s)}
     told = _tells(pool, image)
-    snapshots, before, size = [], None, None
-    for found in listed:
+    found, before, size = [], None, None
+    for each in listed:
         written, held = 0, 0  # what was written before one of rbd-mirror, say, counts to the next that people may name
-        if found["name"] in user:
-            held = int(image.is_protected_snap(found["name"]))
-            image.set_snap(found["name"])
+        if each["name"] in user:
+            held = int(image.is_protected_snap(each["name"]))
+            image.set_snap(each["name"])
             written = _written(image, before, size, told=told)
-            before, size = found["name"], found["size"]
-        snapshots.append(Snapshot(found["name"], guid_by_name[found["name"]], found["id"], written, 0, held))
+            before, size = each["name"], each["size"]
+        found.append(Snapshot(each["name"], guid_by_name[each["name"]], each["id"], written, 0, held))
     image.set_snap(None)
-    cut = identity.partial(came, [s.name for s in snapshots])
-    undone = cut is not None or rolled_back(metadata, snapshots[-1].name if snapshots else None)
+    cut = identity.partial(came, [s.name for s in found])
+    undone = cut is not None or rolled_back(metadata, found[-1].name if found else None)
     written = _written(image, before, size, told=told)
     return Volume(
         dataset=names.dataset(storeid, image.get_name()),
         kind="volume",
         guid=identity.guid(pool.fsid, pool.id, image.id()),
         size=max(1, image.size()),
-        used=sum(s.written for s in snapshots) + written,
+        used=sum(s.written for s in found) + written,
         referenced=_changed(image, None) if told and before is not None else written,
         # of a cut stream the head has a part; what counts is what it was before, which a roll-back brings again
         written=0 if undone else written,
@@ -143,7 +153,7 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
         resume_guid=cut[1].guid if cut else None,
         resume_base=cut[1].base if cut else None,
         marks=_marks(metadata, me),
-        snapshots=tuple(snapshots),
+        snapshots=tuple(found),
         origin=_origin(pool, image, storeid),
     )
 
@@ -172,7 +182,7 @@ def _origin(pool: Pool, image: Any, storeid: str) -> str | None:
 
 
 def _is_user(pool: Pool, snapshot: Any) -> bool:
-    """Whether it is an ordinary snapshot: not one of a group, of rbd-mirror or in the trash."""
+    """Whether it is an ordinary snapshot: not one of a group or of rbd-mirror."""
     return bool(snapshot.get("namespace", 0) == pool.rbd.RBD_SNAP_NAMESPACE_TYPE_USER)
 
 

@@ -151,6 +151,25 @@ async def test_a_snapshot_with_a_clone_of_somebody_is_not_removed_and_the_clone_
             assert hand.snapshots(IMAGES[0]) == []
 
 
-def cloned(hand: Hand, snapshot: str) -> None:
-    hand.connection.conf_set("rbd_default_clone_format", "1")
+async def test_a_snapshot_that_was_removed_under_its_clones_is_no_snapshot_any_more(
+    place: Callable[..., Where], newest: CephCluster, tmp_path: Path
+) -> None:
+    """Ceph keeps its data, under a name of its own, for as long as there are clones of the new kind."""
+    where = place("home", newest)
+    async with volumes_on(where, tmp_path, answers_in=5) as volumes:
+        with by_hand(where) as hand:
+            point = await volumes.take(order(1, Consistency.ATOMIC))
+            with binding.rbd().Image(hand.io, IMAGES[0]) as image:
+                image.metadata_set("holdfast.replica", "101/scsi0 alpha")
+            await volumes.make_copy(copy_of(point))
+            cloned(hand, point.members[0].snapshot, "2")
+            await gone(volumes, point)
+            assert len(hand.snapshots(IMAGES[0])) == 1, "that which Ceph keeps"
+            assert (await volumes.scan()).volumes[f"rbd:home/{IMAGES[0]}"].snapshots == ()
+            await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+            assert COPY not in binding.rbd().RBD().list(hand.io)
+
+
+def cloned(hand: Hand, snapshot: str, kind: str = "1") -> None:
+    hand.connection.conf_set("rbd_default_clone_format", kind)
     binding.rbd().RBD().clone(hand.io, IMAGES[0], snapshot, hand.io, "theirs")
