@@ -36,6 +36,8 @@ class RbdImage(Dataset):
     dirty: bool = False
     """Whether anything was written since the newest snapshot; what is written to an object that was written before
     leaves the object map as it is. A roll-back writes."""
+    rewritten: set[int] = field(default_factory=set)
+    """Ids of snapshots before which something was written; that they have gone does not matter."""
     torn: bool = False
     """Whether a stream has come in part."""
     keeper: str = ""
@@ -113,6 +115,8 @@ class CephPool:
         id = self.new_id()
         guid = stream.guid if stream else identity.guid(FSID, self.number, image.id, id)
         image.snaps[short] = made = Snap(short, guid, id, image.image, foreign=foreign)
+        if image.dirty:
+            image.rewritten.add(id)
         image.dirty = False
         image.map += 1
         image.changed()

@@ -199,10 +199,17 @@ class Image(Context):
         whole_object: bool,
     ) -> None:
         now = (self._snap.image if self._snap else self._image.image).written
-        before = self._find(since).image.written if since is not None else 0
-        dirty = self._snap is None and since is not None and self._image.dirty
-        if now != before or dirty:
+        base = self._find(since) if since is not None else None
+        before = base.image.written if base is not None else 0
+        if now != before or (base is not None and self._rewritten(base)):
             callback(0, max(4096, now - before), True)
+
+    def _rewritten(self, base: Snap) -> bool:
+        """Whether anything was written since a snapshot, be it what had been there before."""
+        image, until = self._image, self._snap
+        if until is None and image.dirty:
+            return True
+        return any(base.txg < id and (until is None or id <= until.txg) for id in image.rewritten)
 
 
 def _listed(snap: Snap, name: str, namespace: int) -> dict[str, Any]:

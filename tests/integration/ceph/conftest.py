@@ -31,6 +31,13 @@ def other_ceph(_clusters: tuple[CephCluster, CephCluster]) -> CephCluster:
     return _clusters[1]
 
 
+@pytest.fixture(scope="session")
+def newest(other_ceph: CephCluster) -> CephCluster:
+    """One whose clones are of the new kind: it asks clients for more."""
+    other_ceph.ceph("osd", "set-require-min-compat-client", "mimic")
+    return other_ceph
+
+
 @pytest.fixture(autouse=True)
 def _tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again after 2 s at most, not after 15 or 20: a test waits for what it is about."""

@@ -4,12 +4,17 @@ Node alpha has a guest's two images on storage `home`; node beta keeps its repli
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
-from holdfast.agent.ports import CommitOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, Volumes, VolumesError
-from holdfast.agent.storage.rbd.cluster import number_of
+from holdfast.agent.ports import CommitOrder, CopyOrder, ReceiveOrder, Refused, SendOrder, TakeOrder, VolumesError
+from holdfast.agent.storage.rbd import trash
+from holdfast.agent.storage.rbd.cluster import Pool, number_of
+from holdfast.agent.storage.rbd.volumes import RbdVolumes
+from holdfast.agent.storage.volumes import NodeVolumes
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
+from holdfast.coordinator.planning import copies
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Snapshot, Volume
 
@@ -23,10 +28,29 @@ def image(disk: int) -> str:
     return f"vm-{VMID}-disk-{disk}"
 
 
+class NodeStorages(NodeVolumes):
+    """Of a node: `home` and `away`."""
+
+    _rbd: RbdVolumes
+
+    def keep(self, seconds: float) -> None:
+        """What goes to the trash from now on stays there for so long."""
+        self._rbd._grace = seconds
+
+    async def purge(self, pool: str, me: str, now: datetime) -> None:
+        await self._rbd._cluster(pool).call("purge", partial(trash.purge, me=me, now=now))
+
+    async def trashed(self, pool: str) -> list[str]:
+        def look(pool: Pool) -> list[str]:
+            return sorted(entry["name"] for entry in pool.rbd.RBD().trash_list(pool.io))
+
+        return await self._rbd._cluster(pool).call("look", look)
+
+
 class Place(Protocol):
     """A Ceph: what people do there, and streams between the nodes."""
 
-    nodes: dict[str, Volumes]
+    nodes: dict[str, NodeStorages]
 
     def write(self, dataset: str) -> None:
         """Somebody writes something that was never there before. VolumesError if there is no such image."""
@@ -40,11 +64,26 @@ class Place(Protocol):
     def roll_back(self, dataset: str, name: str) -> None:
         """Somebody rolls back to a snapshot, and says so as docs/rbd.md has it. VolumesError."""
 
+    def resize(self, dataset: str) -> None:
+        """Somebody makes an image larger. VolumesError."""
+
+    def clone(self, dataset: str, snapshot: str, name: str) -> None:
+        """Somebody clones a snapshot in its pool. VolumesError."""
+
+    def flatten(self, dataset: str) -> None:
+        """Somebody makes a clone one no more. VolumesError."""
+
     def content(self, dataset: str, snapshot: str, guid: int) -> object:
         """What tells a snapshot's content from any other."""
 
     async def move(self, order: SendOrder, receive: ReceiveOrder, cut: str) -> None:
         """A stream from alpha to beta; raises what became of its receipt."""
+
+
+def _known(snapshot: str) -> str:
+    """Ceph gives a removed snapshot that has clones a name of its own."""
+    dataset, _, name = snapshot.partition("@")
+    return snapshot if name.startswith(("holdfast-", "mine")) else f"{dataset}@removed"
 
 
 class Run:
@@ -74,7 +113,8 @@ class Run:
     async def _look(self, node: str) -> Any:
         scan = self._seen[node] = await self._place.nodes[node].scan()
         volumes = {name: self._show(scan.volumes[name]) for name in sorted(scan.volumes)}
-        return [volumes, {str(key): self._marks(scan.anchors[key]) for key in sorted(scan.anchors)}]
+        anchors = {str(key): self._marks(scan.anchors[key]) for key in sorted(scan.anchors)}
+        return [volumes, anchors, await self._place.nodes[node].trashed(POOLS[node])]
 
     def _number(self, thing: object) -> int:
         return self._numbers.setdefault(thing, len(self._numbers) + 1)
@@ -90,6 +130,7 @@ class Run:
             "written": volume.written > 0 if volume.snapshots else None,
             "partial": [self._number(guid) if guid else None for guid in (volume.resume_guid, volume.resume_base)],
             "marks": sorted(volume.marks.items()),
+            "origin": None if volume.origin is None else _known(volume.origin),
         }
 
     def _marks(self, anchor: Anchor) -> Any:
@@ -163,8 +204,28 @@ class Run:
         order = CommitOrder(VMID, POOLS[node], epoch, point, "text", doomed, (PointId(1, superseded),))
         await self._place.nodes[node].commit(order)
 
-    async def _abort(self, disk: int) -> None:
+    async def _abort(self, disk: int, grace: float = 0.0) -> None:
+        self._place.nodes["beta"].keep(grace)
         await self._place.nodes["beta"].abort_partial(f"rbd:away/{image(disk)}")
+
+    async def _purge(self, node: str) -> None:
+        """As after a day, for whoever goes by this node's clock."""
+        await self._place.nodes[node].purge(POOLS[node], node, datetime.now(UTC) + timedelta(days=1))
+
+    async def _copy(self, node: str, disk: int, sequence: int, name: str) -> None:
+        source = f"{POOLS[node]}/{image(disk)}"
+        mark = copies.CopyMark(vmid=VMID, name=name, point=f"1-{sequence}", disk=f"scsi{disk}")
+        order = CopyOrder(
+            f"{source}@holdfast-1-{sequence}",
+            copies.dataset(VMID, name, source),
+            "volume",
+            mark.model_dump_json(exclude_none=True),
+            None,
+        )
+        await self._place.nodes[node].make_copy(order)
+
+    async def _drop_copy(self, node: str, disk: int, name: str) -> None:
+        await self._place.nodes[node].drop_copy(copies.dataset(VMID, name, f"{POOLS[node]}/{image(disk)}"))
 
     async def _aside(self, node: str, disk: int) -> None:
         await self._place.nodes[node].set_aside(f"{POOLS[node]}/{image(disk)}", VMID, 1)
@@ -203,6 +264,15 @@ class Run:
 
     async def _write(self, node: str, disk: int) -> None:
         self._place.write(f"{POOLS[node]}/{image(disk)}")
+
+    async def _resize(self, node: str, disk: int) -> None:
+        self._place.resize(f"{POOLS[node]}/{image(disk)}")
+
+    async def _clone(self, node: str, disk: int, sequence: int, name: str) -> None:
+        self._place.clone(f"{POOLS[node]}/{image(disk)}", f"holdfast-1-{sequence}", name)
+
+    async def _flatten(self, node: str, name: str) -> None:
+        self._place.flatten(f"{POOLS[node]}/{name}")
 
     async def _snapshot(self, node: str, disk: int, name: str) -> None:
         self._place.snapshot(f"{POOLS[node]}/{image(disk)}", name)

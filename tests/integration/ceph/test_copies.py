@@ -26,12 +26,6 @@ def where(request: pytest.FixtureRequest, place: Callable[..., Where], ceph: Cep
 
 
 @pytest.fixture
-def newest(other_ceph: CephCluster) -> CephCluster:
-    other_ceph.ceph("osd", "set-require-min-compat-client", "mimic")
-    return other_ceph
-
-
-@pytest.fixture
 async def volumes(where: Where, tmp_path: Path) -> AsyncIterator[NodeVolumes]:
     async with volumes_on(where, tmp_path, answers_in=5) as made:
         yield made

@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from holdfast.agent.ports import Channel, ReceiveOrder, SendOrder, Volumes, VolumesError
+from holdfast.agent.ports import Channel, ReceiveOrder, SendOrder, VolumesError
 from holdfast.agent.storage.rbd import binding, names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import Cluster
 from holdfast.agent.storage.rbd.volumes import RbdVolumes
-from holdfast.agent.storage.volumes import NodeVolumes
 from holdfast.coordinator.model.storage import Storage
-from integration.ceph.model_driver import MIB, POOLS, SIZE, Run, image
+from integration.ceph.cluster import CephCluster
+from integration.ceph.model_driver import MIB, POOLS, SIZE, NodeStorages, Run, image
 from integration.ceph.site import Hand, Site, Where, by_hand
 from sim.ceph import Ceph, NodeStorage
-from sim.librados import Call
+from sim.librados import Call, CephError, Io
+from sim.librbd import RBD_BINDING
 from sim.rbd import Import, SimCluster, export, find
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
@@ -45,11 +46,13 @@ def _draw(rng: random.Random, seen: Any) -> list[list[Any]]:
     there = (
         [int(s[0].rpartition("-")[2]) for s in replica["snapshots"] if s[0].startswith("holdfast-")] if replica else []
     )
+    here, name = numbers if node == "alpha" else there or [1], rng.choice(("look", "peek"))
     newest, some, last = max(numbers), rng.choice(numbers), there[-1] if there else None
     written = [["write", "alpha", disk]] * rng.choice((0, 1, 1, 2))
     cut = rng.choice(("whole", "whole", "whole", "half", "begun"))
     if replica and replica["partial"][0] and rng.random() < 0.7:
-        return [rng.choice((["resume", disk, "whole"], ["resume", disk, cut], ["abort", disk], ["abort", 1 - disk]))]
+        given_up = [["abort", disk], ["abort", disk, 3600.0], ["abort", 1 - disk]]
+        return [rng.choice((["resume", disk, "whole"], ["resume", disk, cut], *given_up))]
     take = [*written, ["take", 1, newest + 1, [0, 1], newest]]
     kinds: dict[str, tuple[int, Callable[[], list[list[Any]]]]] = {
         "take": (6, lambda: take),
@@ -72,6 +75,15 @@ def _draw(rng: random.Random, seen: Any) -> list[list[Any]]:
         "commit": (2, lambda: [["commit", node, epoch, some, min(numbers)]]),
         "epoch": (1, lambda: [["raise_epoch", node, rng.choice((1, 1, 2))]]),
         "abort": (1, lambda: [["abort", disk]]),
+        "purge": (2, lambda: [["purge", node]]),
+        "copy": (5, lambda: [["copy", node, disk, rng.choice((*here, 99)), name]]),
+        "drop copy": (3, lambda: [["drop_copy", node, disk, name]]),
+        "clone": (2, lambda: [["clone", node, disk, rng.choice(here), "theirs"]]),
+        "flatten": (
+            1,
+            lambda: [["flatten", node, rng.choice(("theirs", f"holdfast.clones.101-{name}-{image(disk)}"))]],
+        ),
+        "resize": (2, lambda: [["resize", "alpha", disk]]),
         "aside": (2, lambda: [["aside", rng.choice(("beta", "beta", "alpha")), disk]]),
         "modify": (1, lambda: [["write", "beta", disk]]),
         "snapshot": (2, lambda: [["snapshot", node, disk, rng.choice(("mine", f"holdfast-1-{newest + 1}"))]]),
@@ -83,9 +95,7 @@ def _draw(rng: random.Random, seen: Any) -> list[list[Any]]:
     return kinds[chosen][1]()
 
 
-class _Storages(NodeVolumes):
-    """Of a node: `home` and `away`."""
-
+class _Storages(NodeStorages):
     def __init__(self, node: str, keys: Path, places: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__(node, lambda: datetime.now(UTC), keys, Path("/nonexistent"), 15)
         found = {id: Storage(type="rbd", shared=True, properties=dict(p)) for id, p in places.items()}
@@ -126,13 +136,13 @@ class _ModelledRbd(RbdVolumes):
 class Modelled:
     """A model of Ceph, and two nodes."""
 
-    def __init__(self, keys: Path) -> None:
+    def __init__(self, keys: Path, new_clones: bool) -> None:
         self.ceph = Ceph(random.Random(1))
-        self.nodes: dict[str, Volumes] = {}
+        self.nodes: dict[str, NodeStorages] = {}
         self._rbd: dict[str, _ModelledRbd] = {}
         self._writes = itertools.count(1)
         for storeid in ("home", "away"):
-            self.ceph.add_pool(storeid)
+            self.ceph.add_pool(storeid).new_clones = new_clones
         for node in POOLS:
             self._storage = NodeStorage(node, self.ceph.rng, self.ceph)
             made = _Storages(node, keys, {id: {"pool": id} for id in ("home", "away")})
@@ -170,6 +180,25 @@ class Modelled:
             raise VolumesError(name)
         found.put(found.snaps[name].image)
         found.metadata[names.ROLLED_BACK] = name
+        found.changed()
+
+    def resize(self, dataset: str) -> None:
+        self._there(dataset)
+        self._storage.resize(dataset, MIB)
+
+    def clone(self, dataset: str, snapshot: str, name: str) -> None:
+        pool = self.ceph.pools[names.storeid_of(dataset)]
+        io = Io(pool, Call(self.ceph.rng, self.ceph, "alpha"))
+        try:
+            RBD_BINDING.RBD().clone(io, names.image_of(dataset), snapshot, io, name)
+        except CephError as error:
+            raise VolumesError(str(error)) from None
+
+    def flatten(self, dataset: str) -> None:
+        found = self.ceph.image(dataset)
+        if found is None or found.parent is None:
+            raise VolumesError(dataset)
+        self.ceph.pools[names.storeid_of(dataset)].detach(found)
         found.changed()
 
     def content(self, dataset: str, snapshot: str, guid: int) -> object:
@@ -235,7 +264,7 @@ class Real:
     def __init__(self, home: Where, away: Where, keys: Path, hands: Mapping[str, Hand]) -> None:
         self._hands = hands
         self._contents: dict[tuple[str, str, int], str] = {}
-        self.nodes: dict[str, Volumes] = {}
+        self.nodes: dict[str, NodeStorages] = {}
         places = {}
         for storeid, (cluster, pool, namespace) in (("home", home), ("away", away)):
             (keys / f"{storeid}.keyring").write_bytes(cluster.keyring.read_bytes())
@@ -281,6 +310,21 @@ class Real:
         with self._opened(dataset) as opened:
             opened.rollback_to_snap(name)
             opened.metadata_set(names.ROLLED_BACK, name)
+
+    def resize(self, dataset: str) -> None:
+        with self._opened(dataset) as opened:
+            opened.resize(opened.size() + MIB)
+
+    def clone(self, dataset: str, snapshot: str, name: str) -> None:
+        hand, parent = self._hand(dataset)
+        try:
+            binding.rbd().RBD().clone(hand.io, parent, snapshot, hand.io, name)
+        except binding.rbd().Error as error:
+            raise VolumesError(str(error)) from None
+
+    def flatten(self, dataset: str) -> None:
+        with self._opened(dataset) as opened:
+            opened.flatten()
 
     def content(self, dataset: str, snapshot: str, guid: int) -> object:
         key = dataset, snapshot, guid
@@ -349,9 +393,11 @@ _UNDONE: list[list[Any]] = [
 """Streams that are cut, given up, and sent again, and a replica that somebody writes to."""
 
 
-async def _modelled(keys: Path, operations: list[list[Any]], rng: random.Random | None = None) -> list[Any]:
+async def _modelled(
+    keys: Path, operations: list[list[Any]], rng: random.Random | None = None, *, new_clones: bool = False
+) -> list[Any]:
     """What the model says to each operation; more are drawn by what it says."""
-    run = Run(Modelled(keys))
+    run = Run(Modelled(keys, new_clones))
     await run.begin()
     outcomes: list[Any] = []
     for operation in operations:
@@ -363,11 +409,13 @@ async def _modelled(keys: Path, operations: list[list[Any]], rng: random.Random 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_random_operations_have_the_same_outcomes(
-    seed: int, place: Callable[[str], Where], tmp_path: Path
+    seed: int, place: Callable[..., Where], ceph: CephCluster, newest: CephCluster, tmp_path: Path
 ) -> None:
+    new_clones = seed % 2 == 0
+    at = newest if new_clones else ceph
     operations: list[list[Any]] = [["prepare", node] for node in POOLS] + [["write", "alpha", disk] for disk in (0, 1)]
-    model = await _modelled(tmp_path, operations, random.Random(seed))
-    await _compare(place("home"), place("away"), tmp_path, operations, model)
+    model = await _modelled(tmp_path, operations, random.Random(seed), new_clones=new_clones)
+    await _compare(place("home", at), place("away", at), tmp_path, operations, model)
 
 
 async def test_undoing_a_cut_stream_has_the_same_outcomes(place: Callable[[str], Where], tmp_path: Path) -> None:
