@@ -1,14 +1,16 @@
 """The agent's RBD back end on the model of Ceph, killed and failing at every single operation of what it does."""
 
 import contextlib
+import itertools
 import random
 from collections.abc import Callable
 
 import pytest
 from holdfast.agent.ports import ReceiveOrder, Refused
-from holdfast.agent.storage.rbd import incoming
+from holdfast.agent.storage.rbd import anchor, incoming, names, points
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.points import look
+from holdfast.coordinator.planning.leftovers import Doomed
 
 from .ceph import Ceph, CephPool, NodeStorage, RbdImage
 from .datasets import Image, Stream
@@ -106,6 +108,38 @@ def test_wherever_a_stream_fails_to_begin_the_replica_takes_the_next(
     _meets_grief(lambda: away.receive(8, cut=True, **{kind: number}))
     away.receive(9)
     assert away.shows() == [*range(1, received + 1), 9]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_whenever_a_later_owner_comes_between_a_stale_one_changes_no_mark_of_its(number: int) -> None:
+    away = _Away()
+    anchor.make(away.open(), 101, "beta")
+    anchor.change(away.open(), 101, "beta", 1, {"sent.n1": "1-1"})
+    seen = itertools.count()
+
+    def later_owner() -> None:
+        if next(seen) == number:
+            anchor.change(away.open(), 101, "gamma", 2, {"sent.n1": "2-1"})
+
+    stale = Call(away.ceph.rng, away.ceph, "beta")
+    stale.between = later_owner
+    with contextlib.suppress(Refused):
+        anchor.change(ModelPool(away.pool, stale), 101, "beta", 1, {"sent.n1": "1-2"})  # type: ignore[arg-type]
+    marks = anchor.read(away.open(), 101)
+    assert marks is not None
+    assert marks.values["sent.n1"] == ("2-1" if next(seen) > number else "1-2")
+
+
+def test_a_snapshot_of_the_same_name_that_is_not_the_recorded_one_is_left_alone() -> None:
+    away = _Away()
+    away.receive(1)
+    away.receive(2)
+    was = away.image.snaps.pop("holdfast-1-1")
+    away.pool.snapshot(away.image, "holdfast-1-1", foreign=True)
+    away.image.metadata.pop(f"{names.SNAP}holdfast-1-1")
+    with pytest.raises(Refused, match="left alone"):
+        points.destroy(away.open(), [Doomed(f"{REPLICA}@holdfast-1-1", was.guid)])
+    assert away.image.snaps.keys() == {"holdfast-1-1", "holdfast-1-2"}
 
 
 def test_a_replica_that_somebody_wrote_to_is_left_alone() -> None:
