@@ -34,7 +34,8 @@ MIB = 1 << 20
 HEARD_LATE = 20.0
 """Seconds: who was cut off from etcd meanwhile hears of it so much later, and a command is under way still."""
 SEEN_WITHIN = 10.0
-"""Seconds in which an agent that takes a point has looked at the pool, commands that hang left out."""
+"""Seconds in which an agent that takes a point has looked at the pool; not counted while commands hang, or it itself
+is stopped."""
 LONG_KNOWN = 60.0
 """Seconds: no agent is so far behind etcd, or in so long a command, that it may act for an owner of before."""
 
@@ -56,6 +57,8 @@ class Checks(Audit):
         self._targets: dict[int, RecoveryPoint] = {}
         """VMID → the point that somebody wants it back to."""
         self.owner_changed: dict[int, float] = {}
+        self.awake: dict[str, float] = {}
+        """Node → when its agent goes on, or went on, that was stopped last."""
         self._decided: dict[tuple[str, int], frozenset[str]] = {}
         """(node, VMID) → the replicas of disks that the guest had, as the node knew when it last decided what goes."""
         self._returned: dict[tuple[int, str], PointId] = {}
@@ -107,7 +110,8 @@ class Checks(Audit):
         changed = self.owner_changed.get(vmid, self._world.now)
         if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN + HEARD_LATE:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
-        crowded = storage.crowded is not None and self._world.now - storage.crowded > SEEN_WITHIN
+        since = None if storage.crowded is None else max(storage.crowded, self.awake.get(storage.node, 0.0))
+        crowded = since is not None and self._world.now - since > SEEN_WITHIN
         on_zfs = not all(is_rbd(m.dataset) for m in point.members)
         if crowded and on_zfs and point.policies and storage.node == self._cluster.specs[vmid].node:
             self._violated("free-space guard", f"{point.id} of {vmid} is taken for {point.policies}")

@@ -103,6 +103,7 @@ class Faults:
     def _stall(self, fault: Fault, name: str) -> None:
         process = self._cluster.running[name]
         process.stopped = True
+        self._checks.awake[name] = self._world.now + fault.seconds
         self._later(fault, self._world.loop.go_on, process)
 
     def _clock_jump(self, fault: Fault, name: str) -> None:
