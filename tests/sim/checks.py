@@ -266,6 +266,16 @@ class Checks(Audit):
         elif self._gone(storage, dataset):
             self._begins_anew(storage, dataset)
 
+    def trashed(self, storage: Storage, dataset: Dataset) -> None:
+        """An image goes to Ceph's trash: only what a first stream has left on this node, which has no snapshot."""
+        if not any(dataset is replica for replica in storage.replicas(_guest_of(dataset))) or dataset.snaps:
+            self._violated("nothing foreign destroyed", f"{storage.node} moves {dataset.name} to the trash")
+
+    def removed(self, storage: Storage, dataset: Dataset) -> None:
+        """An image is gone for good: only one that has never been more than a name."""
+        if dataset.image.written:
+            self._violated("nothing foreign destroyed", f"{storage.node} removes {dataset.name}")
+
     # --- rollback
 
     def rolls_back(self, vmid: int, point: RecoveryPoint) -> None:

@@ -258,6 +258,8 @@ class RBD:
         if image is None:
             raise ImageNotFound("[errno 2] error removing image")
         self._may_go(image)
+        storage = self._io.call.storage
+        storage.audit.removed(storage, image)
         del self._io.pool.images[name]
         self._io.pool.detach(image)
 
@@ -307,6 +309,8 @@ class RBD:
             raise ImageNotFound("[errno 2] error moving image to trash")
         if image.receiving:
             raise ImageBusy("[errno 16] error moving image to trash")
+        storage = self._io.call.storage
+        storage.audit.trashed(storage, image)
         del pool.images[name]
         image.kept_until = self._io.call.ceph.now() + timedelta(seconds=delay)
         pool.trash[image.id] = image

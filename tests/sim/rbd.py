@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 HEADER = 4096
 AGAIN = 0.5
+GRACE = 20.0
+"""Seconds for which what is removed stays in the trash."""
 BETWEEN = 0.02
 """The part of operations before which another thread's work is done."""
 OPERATIONS = (0, 0, 1, 1, 2, 3, 4, 6, 9, 13)
@@ -51,6 +53,7 @@ STEPS = {
     "begin to": "rbd_begin",
     "undo": "rbd_undo",
     "set": "rbd_aside",
+    "purge": "rbd_purge",
 }
 """By how the back end calls a piece of work, the step that it is."""
 
@@ -182,7 +185,7 @@ class SimRbd(RbdVolumes):
     """The back end of one agent's process."""
 
     def __init__(self, world: World, machine: Machine, ceph: Ceph, access: Callable[[], Mapping[str, Access]]) -> None:
-        super().__init__(machine.name, lambda: world.wall(machine), access)
+        super().__init__(machine.name, lambda: world.wall(machine), access, GRACE)
         self._world = world
         self._machine = machine
         self._ceph = ceph
