@@ -157,6 +157,8 @@ class Ceph:
         """Work of all nodes that is under way."""
         self.amid = False
         """Whether some is done between two operations of another."""
+        self.users: Callable[[str], tuple[str, ...]] = lambda dataset: ()
+        """Dataset → the clients that have it open for long: guests."""
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         """By Ceph's clock."""
         self._anchors: dict[tuple[str, int], tuple[int, str, AnchorData]] = {}

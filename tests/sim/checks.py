@@ -266,6 +266,11 @@ class Checks(Audit):
         elif self._gone(storage, dataset):
             self._begins_anew(storage, dataset)
 
+    def rewinds(self, storage: Storage, dataset: Dataset) -> None:
+        """An image is rolled back: a replica, or what lies aside, which no guest can be started from."""
+        if not dataset.mark and "aside" not in dataset.name:
+            self._violated("single writer", f"{dataset.name} on {storage.node} is rolled back under its guest")
+
     def trashed(self, storage: Storage, dataset: Dataset) -> None:
         """An image goes to Ceph's trash: only what a first stream has left on this node, which has no snapshot."""
         if not any(dataset is replica for replica in storage.replicas(_guest_of(dataset))) or dataset.snaps:
@@ -437,10 +442,10 @@ class Checks(Audit):
         """Points that were to be deleted, and that nothing needs: no node's newest, no base, no clone's origin."""
         storages = [machine.storage for machine in self._world.machines.values()]
         newest = {points[-1].id for storage in storages if (points := self.complete(storage, vmid))}
-        needed = {d.newest.guid for storage in storages for d in storage.datasets.values() if d.newest}
+        needed = {d.newest.guid for storage in storages for d in storage.everything() if d.newest}
         for storage in storages:
-            origins = {d.origin for d in storage.datasets.values()}
-            for dataset in storage.datasets.values():
+            origins = {d.origin for d in storage.everything()}
+            for dataset in storage.everything():
                 needed |= {s.guid for s in dataset.snaps.values() if f"{dataset.name}@{s.name}" in origins}
         found = []
         for storage in storages:

@@ -71,7 +71,7 @@ class Cluster:
         self.ceph = Ceph(world.rng) if any(spec.rbd for spec in schedule.guests) else None
         for storeid in self.ceph_storages:
             assert self.ceph is not None
-            self.ceph.now = world.wall
+            self.ceph.now, self.ceph.users = world.wall, self._clients
             self.ceph.add_pool(storeid)
         for name in (*self.nodes, *self.witnesses):
             storage = Storage(name, world.rng, faulty=faulty)
@@ -121,6 +121,13 @@ class Cluster:
     def _users(self, vmid: int) -> tuple[str, ...]:
         guest = self.guests[vmid]
         return () if guest.off or not guest.machine.powered else (f"guest {vmid}",)
+
+    def _clients(self, dataset: str) -> tuple[str, ...]:
+        return tuple(
+            f"10.0.0.{vmid}:0/1"
+            for vmid, guest in self.guests.items()
+            if dataset in guest.disks.values() and not guest.off and guest.machine.powered
+        )
 
     def dataset(self, spec: GuestSpec, index: int) -> str:
         """Of the disk of this number."""

@@ -453,6 +453,6 @@ _KINDS |= {"ceph_full": Faults._ceph_full, "ceph_down": Faults._ceph_down, "ceph
 RBD_KINDS = (
     *("ceph_full", "ceph_down", "ceph_unreached", "crash", "power_cut", "stall", "command_fails", "cut", "partition"),
     *("etcd_cut", "no_monitor", "admin_snapshot", "admin_destroy", "admin_destroy_goal", "impostor", "disk_added"),
-    *("disk_removed", "disk_resized", "policy_changed", "policy_deleted", "owner_change"),
+    *("disk_removed", "disk_resized", "policy_changed", "policy_deleted", "rollback", "owner_change"),
 )
 """What strikes where a guest has disks on RBD."""

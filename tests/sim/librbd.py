@@ -112,6 +112,11 @@ class Image(Context):
         }
 
     @reading
+    def watchers_list(self) -> list[dict[str, str]]:
+        """An open image of the agent's own is one too, for the moment; nothing here asks in it."""
+        return [{"addr": client} for client in self.io.call.ceph.users(self._image.name)]
+
+    @reading
     def mirror_image_get_info(self) -> dict[str, Any]:
         """No pool here is mirrored."""
         return {"global_id": "", "state": RBD_BINDING.RBD_MIRROR_IMAGE_DISABLED, "primary": False}
@@ -177,6 +182,8 @@ class Image(Context):
     @writing
     def rollback_to_snap(self, name: str) -> None:
         image, snap = self._there(), self._find(name)
+        storage = self.io.call.storage
+        storage.audit.rewinds(storage, image)
         image.put(snap.image)
         image.torn = False
         image.changed()
@@ -202,7 +209,7 @@ class Image(Context):
         base = self._find(since) if since is not None else None
         before = base.image.written if base is not None else 0
         if now != before or (base is not None and self._rewritten(base)):
-            callback(0, max(4096, now - before), True)
+            callback(0, max(4096, abs(now - before)), True)
 
     def _rewritten(self, base: Snap) -> bool:
         """Whether anything was written since a snapshot, be it what had been there before."""
@@ -355,12 +362,15 @@ class RBD:
         if to in images:
             raise ImageExists("[errno 17] error renaming image")
         dataset = names.dataset(self._io.pool.storeid, to)
-        if not name.startswith("holdfast.new."):
-            storage = self._io.call.storage
+        storage = self._io.call.storage
+        back = name.startswith("holdfast.aside.")
+        if not back and not name.startswith("holdfast.new."):
             storage.audit.renamed(storage, image, dataset)
         del images[name]
         images[to] = image
         image.name = dataset
+        if back:
+            storage.audit.cloned(storage, image)
 
 
 RBD_BINDING = SimpleNamespace(

@@ -42,6 +42,9 @@ OPERATIONS = (0, 0, 1, 1, 2, 3, 4, 6, 9, 13)
 """At which operation a piece of work comes to grief."""
 
 STEPS = {
+    "look for": "rbd_clients",
+    "put": "rbd_put",
+    "roll": "rbd_roll_back",
     "look": "rbd_look",
     "mark": "rbd_mark",
     "begin point": "rbd_announce",
@@ -251,7 +254,7 @@ def export(image: RbdImage, argv: Sequence[str]) -> tuple[Stream, Snap]:
             raise VolumesError(f"rbd export-diff: start snapshot {since} does not exist")
         if base.txg >= snap.txg:
             raise VolumesError("rbd export-diff: (22) Invalid argument")
-    total = HEADER + snap.image.written - (base.image.written if base else 0)
+    total = HEADER + abs(snap.image.written - (base.image.written if base else 0))  # it may have been rolled back
     return Stream(snap.name, snap.guid, base.guid if base else 0, snap.image, total), snap
 
 

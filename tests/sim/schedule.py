@@ -116,14 +116,14 @@ STEPS = (
 
 RBD_STEPS = (
     *("rbd_look", "rbd_mark", "rbd_announce", "rbd_snapshot", "rbd_record", "rbd_protect", "rbd_remove", "rbd_begin"),
-    *("rbd_export", "rbd_import", "rbd_undo", "rbd_aside"),
+    *("rbd_export", "rbd_import", "rbd_undo", "rbd_aside", "rbd_clients", "rbd_put", "rbd_roll_back"),
 )
 """Of the RBD back end, where a guest has disks there."""
 
 SELDOM = (
     *("prepare", "raise_epoch", "list", "save", "decide", "drop_bookmark", "set_properties"),
     *("ask_abort", "abort_partial", "ask_aside", "set_aside", "put_aside", "clone_back", "promote"),
-    *("rbd_undo", "rbd_aside"),
+    *("rbd_undo", "rbd_aside", "rbd_clients", "rbd_put", "rbd_roll_back"),
 )
 """Steps that may happen once or not at all, unless something else has gone before."""
 
@@ -185,6 +185,8 @@ def _with_rbd(drawn: Schedule) -> Schedule:
     names = [f"n{i + 1}" for i in range(nodes)]
     guest = replace(_guest(rng, 102, rng.choice(names), drawn.bandwidth), kind="qemu", spread=False)
     guest = replace(guest, rbd=rng.choice((guest.disks, guest.disks, guest.disks - 1, 1)))
+    if kind == "rollback" or step in ("rbd_clients", "rbd_put", "rbd_roll_back"):  # refused of disks on both
+        guest = replace(guest, rbd=guest.disks, still=False)
     faults = [*_prelude(rng, step, guest), _fault(rng, kind, step, names, [guest])]
     if rng.random() < 0.5:
         another = _fault(rng, rng.choice(RBD_KINDS), rng.choice(RBD_STEPS), names, [guest])
@@ -276,6 +278,9 @@ def _prelude(rng: random.Random, step: str, guest: GuestSpec) -> list[Fault]:
             ]
         case "rbd_aside":
             return [Fault("admin_destroy", at=round(rng.uniform(15, 60), 3), vmid=guest.vmid, amount=1.0)]
+        case "rbd_clients" | "rbd_put" | "rbd_roll_back":
+            at, amount = round(rng.uniform(15, 50), 3), round(rng.uniform(0.3, 1), 3)
+            return [Fault("rollback", at=at, vmid=guest.vmid, amount=amount)]
         case "put_aside" | "clone_back" | "promote":
             return [Fault("rollback", at=round(rng.uniform(15, 50), 3), amount=round(rng.uniform(0.3, 1), 3))]
         case "ask_aside" | "set_aside":  # nothing in common any more
