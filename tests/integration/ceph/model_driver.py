@@ -17,6 +17,7 @@ from holdfast.coordinator.model.point import Consistency, Member, PointId, Recov
 from holdfast.coordinator.planning import copies
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Snapshot, Volume
+from holdfast.coordinator.planning.rollback import aside_name
 
 VMID = 101
 MIB = 1 << 20
@@ -211,6 +212,18 @@ class Run:
     async def _purge(self, node: str) -> None:
         """As after a day, for whoever goes by this node's clock."""
         await self._place.nodes[node].purge(POOLS[node], node, datetime.now(UTC) + timedelta(days=1))
+
+    async def _rollback(self, disk: int, sequence: int, steps: int) -> None:
+        """As the agent does, with the guest off; some of the steps."""
+        volumes, dataset, name = self._place.nodes["alpha"], f"{POOLS['alpha']}/{image(disk)}", f"holdfast-1-{sequence}"
+        aside = aside_name(dataset, VMID, 1, "test")
+        work = (
+            lambda: volumes.put_aside(dataset, aside, "volume"),
+            lambda: volumes.roll_back(aside, name, self._guid("alpha", dataset, name), f"to {name}"),
+            lambda: volumes.put_back(aside, dataset),
+        )
+        for each in work[:steps]:
+            await each()
 
     async def _copy(self, node: str, disk: int, sequence: int, name: str) -> None:
         source = f"{POOLS[node]}/{image(disk)}"

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.timeout(240, func_only=True)
 
 OPERATIONS = 60
 SEEDS = (1, 2)
+"""Odd ones with clones of the old kind, even ones with the new."""
 
 
 def _draw(rng: random.Random, seen: Any) -> list[list[Any]]:
@@ -389,8 +390,12 @@ _UNDONE: list[list[Any]] = [
     ["write", "alpha", 0],
     ["take", 1, 4, [0, 1], 3],
     ["send", 0, 4, 3, "whole"],
+    ["rollback", 0, 2, 3],
+    ["take", 1, 5, [0, 1], 4],
+    ["send", 0, 5, 4, "whole"],
+    ["rollback", 0, 99, 3],
 ]
-"""Streams that are cut, given up, and sent again, and a replica that somebody writes to."""
+"""Streams that are cut, given up, and sent again, a replica that somebody writes to, a guest that is rolled back."""
 
 
 async def _modelled(
