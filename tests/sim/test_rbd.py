@@ -142,6 +142,17 @@ def test_a_snapshot_of_the_same_name_that_is_not_the_recorded_one_is_left_alone(
     assert away.image.snaps.keys() == {"holdfast-1-1", "holdfast-1-2"}
 
 
+def test_what_is_written_to_a_replica_counts_once_it_is_a_guests_disk() -> None:
+    away = _Away()
+    away.receive(1)
+    away.receive(2, cut=True)
+    incoming.abort(away.open(), REPLICA, "beta", 60.0)
+    assert look(away.open(), REPLICA, "beta").written == 0
+    del away.image.metadata[names.REPLICA]
+    away.image.put(Image(5, 5 << 20, 1 << 30))
+    assert look(away.open(), REPLICA, "beta").written > 0
+
+
 def test_a_replica_that_somebody_wrote_to_is_left_alone() -> None:
     away = _Away()
     away.receive(1)

@@ -160,7 +160,8 @@ def volume(pool: Pool, image: Any, storeid: str, me: str) -> Volume:
 
 def rolled_back(metadata: Mapping[str, str], newest: str | None) -> bool:
     """Whether the head of a replica is its newest snapshot, though the object map says otherwise."""
-    return newest is not None and metadata.get(names.ROLLED_BACK) == newest
+    replica = names.REPLICA in metadata  # what was made a guest's disk since is written to
+    return replica and newest is not None and metadata.get(names.ROLLED_BACK) == newest
 
 
 def parent_of(pool: Pool, image: Any) -> Mapping[str, str] | None:
