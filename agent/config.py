@@ -84,7 +84,8 @@ class AgentSettings(EtcdSettings):
 
     def pauser(self) -> Pauser:
         """What pauses guests here."""
-        return Pauser(Places(self.qmp, self.cgroup, agent=self.qga), self.pause)
+        marks = self.socket.parent / "paused"  # of two agents on one machine each has its own
+        return Pauser(Places(self.qmp, self.cgroup, marks, self.qga), self.pause)
 
     def mirror_store(self) -> EtcdStore:
         """A client for the mirror. OSError if a certificate cannot be read."""

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from holdfast.agent.agent import Agent
 from holdfast.agent.config import AgentSettings
-from holdfast.agent.guests.pauser import Pauser
+from holdfast.agent.guests.pauser import Pauser, Places
 from holdfast.agent.host import LinuxHost
 from holdfast.agent.storage.rbd import binding
 from holdfast.agent.storage.volumes import NodeVolumes
@@ -145,7 +145,7 @@ class Site:
             ceph_keys=folder / "keys",
         )
         # a busy machine makes no snapshots of three images within a second; what a bound is for is tested elsewhere
-        host = LinuxHost(settings.state, Pauser(bound=20))
+        host = LinuxHost(settings.state, Pauser(Places(marks=folder / "paused"), 20))
         async with settings.store() as store:
             volumes = NodeVolumes(node, host.now, folder / "keys", Path("/nonexistent"), self.timeout)
             agent = Agent(settings, store, volumes, self.wires[node], host)
