@@ -54,10 +54,17 @@ class EtcdCluster:
     """Members 0 to n-1 with fresh data under `directory`."""
 
     def __init__(
-        self, directory: Path, members: int = 1, *, tls: Tls | None = None, options: Sequence[str] = ()
+        self,
+        directory: Path,
+        members: int = 1,
+        *,
+        tls: Tls | None = None,
+        options: Sequence[str] = (),
+        address: str = "127.0.0.1",
     ) -> None:
-        """`options`: more of etcd's own, for all members."""
+        """`options`: more of etcd's own, for all members. `address`: where clients find them."""
         self.tls = tls
+        self._address = address
         self.auth: str | None = None
         """USER:PASSWORD for `ctl`, once passwords are asked for."""
         self._directory = directory
@@ -69,7 +76,7 @@ class EtcdCluster:
     @property
     def endpoints(self) -> list[str]:
         """host:port of each member."""
-        return [f"127.0.0.1:{port}" for port in self._clients]
+        return [f"{self._address}:{port}" for port in self._clients]
 
     def start(self, index: int) -> None:
         """Start one member, on its data if it has run before."""

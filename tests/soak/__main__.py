@@ -3,50 +3,38 @@
 Resumable: it goes on behind the runs that the ledger already has of this scenario and seed.
 """
 
-import os
+import functools
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from lab.cluster import Cluster
-from lab.faults import Faults, covering
-from lab.lab import Lab
+from soak import rbd, replication
+
+Record = Callable[[int, str, float], None]
+"""A run's number, its outcome and when it began (monotonic)."""
 
 LEDGER = Path(__file__).with_name("LEDGER.md")
 
 
+SCENARIOS: dict[str, Callable[[int, int, int, Record], None]] = {"replication": replication.run, "rbd": rbd.run}
+"""Name → what does the runs number A up to B of a seed, and records each as it ends."""
+
+
 @click.command()
-@click.argument("scenario", type=click.Choice(["replication"]))
+@click.argument("scenario", type=click.Choice(list(SCENARIOS)))
 @click.option("--count", default=10, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(scenario: str, count: int, seed: int) -> None:
-    """Throw faults at a cluster in the lab until COUNT have been survived under SEED; stop at the first violation."""
+    """Do runs of a scenario until COUNT have been survived under SEED; stop at the first violation."""
     done = runs_done(LEDGER.read_text(), scenario, seed)
     if done >= count:
         click.echo(f"the ledger has {done} runs of {scenario} with seed {seed} already")
         return
-    lab = Lab(os.environ.get("HOLDFAST_LAB_NAME", "soak"))
-    cluster = Cluster(lab)
-    try:
-        lab.up(2)
-        cluster.start()
-        faults = Faults(cluster, seed + done)
-        faults.start()
-        for number, kind in list(enumerate(covering(seed, count, list(faults.kinds)), 1))[done:]:
-            began = time.monotonic()
-            try:
-                outcome = faults.one(kind)
-            except AssertionError as error:
-                record(scenario, seed, number, f"{kind}: FAILED: {str(error).splitlines()[0]}", began)
-                raise
-            text = f"{kind}: healthy after {outcome.seconds:.0f} s, {outcome.points} points whole, nothing sent in full"
-            record(scenario, seed, number, text, began)
-    finally:
-        cluster.stop()
-        lab.down()
+    SCENARIOS[scenario](seed, done + 1, count, functools.partial(record, scenario, seed))
 
 
 def runs_done(ledger: str, scenario: str, seed: int) -> int:

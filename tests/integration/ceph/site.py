@@ -78,6 +78,7 @@ class Site:
         self.directory = directory
         self.endpoints = endpoints
         self.ports = {"alpha": free_port(), "beta": free_port()}
+        self.addresses = dict.fromkeys(self.ports, "127.0.0.1")
         self.disks = {"scsi0": "vm-101-disk-0", "scsi1": "vm-101-disk-1", "scsi2": "vm-101-disk-2"}
         self.agents: dict[str, Agent] = {}
         self.volumes: dict[str, NodeVolumes] = {}
@@ -91,7 +92,13 @@ class Site:
         return folder / f"{storeid}.keyring"
 
     async def define(
-        self, store: EtcdStore, *, rpo: float = 5, size: int = 64 * MIB, bandwidth: int | None = None
+        self,
+        store: EtcdStore,
+        *,
+        rpo: float = 5,
+        size: int = 64 * MIB,
+        bandwidth: int | None = None,
+        keep: int | None = None,
     ) -> None:
         """Write desired state, make the images, and give each node its keys."""
         for storeid, (cluster, pool, namespace) in (("home", self.home), ("away", self.away)):
@@ -102,13 +109,16 @@ class Site:
                 properties["namespace"] = namespace
             await self.put(store, "storage", storeid, {"type": "rbd", "shared": True, "properties": properties})
         for node, port in self.ports.items():
-            await self.put(store, "nodes", node, {"address": "127.0.0.1", "transfer_port": port})
+            address = self.addresses[node]
+            await self.put(store, "nodes", node, {"address": address, "transfer_port": port})
         disks = {slot: {"volume": f"home:{image}", "size": size} for slot, image in self.disks.items()}
         guest = {"type": "qemu", "node": "alpha", "disks": disks, "definition": "boot: order=scsi0\n"}
         await self.put(store, "guests", 101, guest)
         for image in self.disks.values():
             self.rbd(self.home, "create", "--size", f"{size}B", "--image", image)
-        target = {"node": "beta", "storages": {"home": "away"}, "bandwidth": bandwidth}
+        target: dict[str, Any] = {"node": "beta", "storages": {"home": "away"}, "bandwidth": bandwidth}
+        if keep is not None:
+            target["keep"] = {"last": keep}
         await self.put(store, "policies", "p", {"selector": {"all": True}, "targets": [target], "rpo": rpo})
         await store.put(self.keys.meta, Meta(cluster_uuid="b2c0c0de").to_json())
         await self.own(store, 1)
@@ -217,13 +227,26 @@ async def running(site: Site, *nodes: str) -> AsyncIterator[Site]:
 class Guest:
     """A process that writes the counter to the guest's disks."""
 
-    def __init__(self, where: Where, images: list[str], pace: float = 0.005, command: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        where: Where,
+        images: list[str],
+        pace: float = 0.005,
+        command: tuple[str, ...] = (),
+        qmp: Path | None = None,
+    ) -> None:
+        """`command`: what it is run by. `qmp`: where its monitor answers as QEMU's does."""
         cluster, pool, namespace = where
         disks = [f"{pool}/{namespace}/{image}" for image in images]
         self.out = (cluster.directory / f"writer-{next(_numbers)}.out").open("w+")
         self.process = subprocess.Popen(
             [*command, sys.executable, "-m", "integration.ceph.writer", str(cluster.conf), "admin", *disks],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PACE": str(pace)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                "PACE": str(pace),
+                **({"QMP": str(qmp)} if qmp else {}),
+            },
             stdin=subprocess.PIPE,
             stdout=self.out,
             stderr=subprocess.STDOUT,

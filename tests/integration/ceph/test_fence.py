@@ -1,11 +1,9 @@
 """The storage fence, on hosts in network namespaces: a fenced writer stops, and stays stopped."""
 
 import asyncio
-import os
-import random
-import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import Cluster
 from holdfast.coordinator.model.storage import Storage
 from integration.ceph.cluster import CephCluster, ceph_running
+from integration.ceph.hosts import Link, Namespace, Network
 from integration.ceph.site import Guest, by_hand
 
 pytestmark = pytest.mark.timeout(180, func_only=True)
@@ -23,53 +22,30 @@ pytestmark = pytest.mark.timeout(180, func_only=True)
 CAPS = ("mon", 'profile rbd, allow command "osd blocklist"', "osd", "profile rbd")
 
 
-def ip(*args: str) -> None:
-    subprocess.run(["ip", *args], check=True, capture_output=True)
-
-
+@dataclass(frozen=True)
 class Hosts:
-    """A bridge with a cluster on it, and one hypervisor in a namespace of its own."""
+    """A network with a cluster on it, and one hypervisor."""
 
-    def __init__(self) -> None:
-        tag, net = f"{os.getpid() % 100000}", f"10.{random.randint(100, 250)}.{random.randint(1, 250)}"
-        self.bridge, self.link, self.name = f"hfb{tag}", f"hfl{tag}", f"hf-hv-{tag}"
-        self.address, self.hypervisor = f"{net}.1", f"{net}.11"
-
-    def up(self) -> None:
-        ip("link", "add", self.bridge, "type", "bridge")
-        ip("addr", "add", f"{self.address}/24", "dev", self.bridge)
-        ip("link", "set", self.bridge, "up")
-        ip("netns", "add", self.name)
-        ip("link", "add", self.link, "type", "veth", "peer", "name", "e0", "netns", self.name)
-        ip("link", "set", self.link, "master", self.bridge, "up")
-        for args in (("addr", "add", f"{self.hypervisor}/24", "dev", "e0"), ("link", "set", "e0", "up")):
-            ip("-n", self.name, *args)
-        ip("-n", self.name, "link", "set", "lo", "up")
-
-    def down(self) -> None:
-        for args in (("link", "del", self.link), ("netns", "del", self.name), ("link", "del", self.bridge)):
-            subprocess.run(["ip", *args], check=False, capture_output=True)
-
-    def cut(self) -> None:
-        ip("link", "set", self.link, "down")
-
-    def heal(self) -> None:
-        ip("link", "set", self.link, "up")
+    cluster: str
+    hypervisor: Namespace
+    link: Link
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    made = Hosts()
+    network, hypervisor = Network(), Namespace()
     try:
-        made.up()
-        yield made
+        network.up()
+        hypervisor.up()
+        yield Hosts(network.add_here(), hypervisor, hypervisor.join(network))
     finally:
-        made.down()
+        hypervisor.down()
+        network.down()
 
 
 @pytest.fixture(scope="module")
 def bridged(hosts: Hosts) -> Iterator[CephCluster]:
-    with ceph_running(store="memstore", address=hosts.address) as cluster:
+    with ceph_running(store="memstore", address=hosts.cluster) as cluster:
         cluster.add_key("fencer", *CAPS)
         cluster.add_key("plain", "mon", "profile rbd", "osd", "profile rbd")
         yield cluster
@@ -96,7 +72,7 @@ def fencer(bridged: CephCluster, tmp_path: Path) -> Iterator[Callable[[str], Clu
 def guest(bridged: CephCluster, hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A guest on the hypervisor that writes to one image, named for the test."""
     bridged.rbd("create", "--size", "64M", f"rbd/{image_of(request)}")
-    made = Guest((bridged, "rbd", ""), [image_of(request)], command=("ip", "netns", "exec", hosts.name))
+    made = Guest((bridged, "rbd", ""), [image_of(request)], command=hosts.hypervisor.command)
     try:
         deadline = time.monotonic() + 20
         while len(made.lines()) < 20:
@@ -160,21 +136,21 @@ async def test_one_that_was_partitioned_writes_nothing_after_it_heals(
     clients = await cluster.call("look", partial(fence.watchers, images=[image]))
     await cluster.call("mark", lambda pool: anchor.make(pool, 102, "alpha"))
     await cluster.call("mark", partial(fence.record, vmid=102, me="alpha", epoch=1, clients=sorted(clients)))
-    hosts.cut()
+    hosts.link.cut()
     try:
         await asyncio.sleep(2)
-        made = await cluster.call("fence", partial(fence.fence, vmid=102, images=[], hosts=[hosts.hypervisor]))
-        assert made.entries == tuple(sorted({*clients, f"{hosts.hypervisor}:0/0"}))
+        made = await cluster.call("fence", partial(fence.fence, vmid=102, images=[], hosts=[hosts.link.address]))
+        assert made.entries == tuple(sorted({*clients, f"{hosts.link.address}:0/0"}))
         with by_hand((bridged, "rbd", "")) as hand:
             before = hand.read(image)
-            hosts.heal()
+            hosts.link.heal()
             await ended(guest, 60)
             # the answer to a write that was done before the cut may arrive only now
             assert last_counter(guest) <= int.from_bytes(before[:8], "big")
             assert hand.read(image) == before
     finally:
-        hosts.heal()
-        await cluster.call("lift", lambda pool: fence.lift(pool, [f"{hosts.hypervisor}:0/0"]))
+        hosts.link.heal()
+        await cluster.call("lift", lambda pool: fence.lift(pool, [f"{hosts.link.address}:0/0"]))
 
 
 async def test_a_key_without_the_right_caps_is_told_so(

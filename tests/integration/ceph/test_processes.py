@@ -1,87 +1,22 @@
-"""The agents as they are installed: processes of their own, killed as a power cut does it."""
+"""What a kill -9 of an agent costs."""
 
 import asyncio
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import orjson
 import pytest
 from holdfast.agent.storage.volumes import NodeVolumes
 from holdfast.coordinator.model.point import PointId
 from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.store.client import EtcdStore
+from integration.ceph.processes import Process, agents
 from integration.ceph.site import MIB, Site, by_hand
-from integration.etcd_cluster import free_port
 
 pytestmark = pytest.mark.timeout(240, func_only=True)
-
-
-class Process:
-    """`holdfast-agent` of one node."""
-
-    def __init__(self, site: Site, node: str) -> None:
-        self._folder = site.directory / node
-        self._config = self._folder / "agent.yaml"
-        settings = {
-            "node": node,
-            "listen": "127.0.0.1",
-            "transfer_port": site.ports[node],
-            "api_port": free_port(),
-            "socket": str(self._folder / "agent.sock"),
-            "cluster": site.keys.cluster,
-            "endpoints": [f"http://{endpoint}" for endpoint in site.endpoints],
-            "state": str(self._folder / "state"),
-            "ceph_keys": str(self._folder / "keys"),
-            "ceph_conf": "/nonexistent",
-            "pause": 20,
-        }
-        self._config.write_bytes(orjson.dumps(settings))  # JSON is YAML
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        command = [str(Path(sys.executable).parent / "holdfast-agent"), "--config", str(self._config)]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def kill9(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def end(self) -> int:
-        """Stop it as systemd does; its exit code."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(30)
-        finally:
-            self._process.kill()
-            self._process.wait()
-
-    def log(self) -> str:
-        return (self._folder / "log").read_text()
-
-
-@contextlib.contextmanager
-def agents(site: Site) -> Iterator[dict[str, Process]]:
-    started: dict[str, Process] = {}
-    try:
-        for node in site.ports:
-            started[node] = Process(site, node)
-        yield started
-        assert [process.end() for process in started.values()] == [0, 0]
-    finally:
-        for process in started.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill9()
 
 
 @contextlib.asynccontextmanager
