@@ -11,6 +11,8 @@ from integration.ceph.faults import Faults, Outcome, stage
 from lab.faults import covering
 
 FAULTS = 10
+RPO = 20.0
+"""Seconds."""
 
 
 def run(seed: int, first: int, last: int, record: Callable[[int, str, float], None]) -> None:
@@ -19,7 +21,10 @@ def run(seed: int, first: int, last: int, record: Callable[[int, str, float], No
         began = time.monotonic()
         outcomes: list[Outcome] = []
         try:
-            with tempfile.TemporaryDirectory(prefix="hf-soak-") as folder, stage(Path(folder), seed + number) as faults:
+            with (
+                tempfile.TemporaryDirectory(prefix="hf-soak-") as folder,
+                stage(Path(folder), seed + number, RPO) as faults,
+            ):
                 _throw(faults, seed + number, outcomes)
         except AssertionError as error:
             record(number, f"{_told(outcomes)}; then FAILED: {str(error).splitlines()[0]}", began)
