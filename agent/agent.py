@@ -10,10 +10,11 @@ from holdfast.agent.collector import Collector
 from holdfast.agent.config import AgentSettings
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
+from holdfast.agent.locking import GuestLocks
 from holdfast.agent.mqtt.announcer import Announcer
 from holdfast.agent.mqtt.publisher import Publisher
 from holdfast.agent.outcomes import Outcomes
-from holdfast.agent.ports import Host, Volumes, Wire
+from holdfast.agent.ports import Host, LockToken, Volumes, Wire
 from holdfast.agent.report import Reporter
 from holdfast.agent.requests import Requests
 from holdfast.agent.saved import FILE, Saved, load
@@ -80,6 +81,7 @@ class Agent:
             scanner=scanner,
             sender=Sender(volumes, wire, host),
             slots=Slots(settings.transfers),
+            locks=GuestLocks(settings.node, self._view, store, keys, host, volumes),
             report=self._reporter.changed,
         )
         self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)
@@ -94,6 +96,10 @@ class Agent:
     def storages(self) -> Mapping[str, Storage]:
         """The storages of desired state in force."""
         return self._view.desired.storages
+
+    def token(self, vmid: int) -> LockToken | None:
+        """Of the lock under which this node changes a guest's volumes on shared storage; see GuestLocks."""
+        return self._context.locks.token(vmid)
 
     def _staleness(self) -> float | None:
         return self.cache.staleness() if self.cache.synced.is_set() else None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from holdfast.agent.locking import GuestLocks
 from holdfast.agent.ports import Host, Volumes
 from holdfast.agent.scanner import Scanner
 from holdfast.agent.slots import Slots
@@ -22,6 +23,7 @@ class Context:
     scanner: Scanner
     sender: Sender
     slots: Slots
+    locks: GuestLocks
     report: Callable[[], None]
     """Something that is reported has changed."""
 

@@ -1,5 +1,6 @@
 """Makes and destroys copies of points on this node, whether it owns the guest or holds a replica of it."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from holdfast.agent.context import Context
@@ -8,7 +9,7 @@ from holdfast.coordinator.model.capabilities import Capability, lacking
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.copies import Copy, CopyMark, copies, dataset, folder, missing, where
-from holdfast.coordinator.planning.observed import Scan
+from holdfast.coordinator.planning.observed import Scan, pool_of
 
 
 async def make(context: Context, ask: Request) -> str:
@@ -25,6 +26,7 @@ async def make(context: Context, ask: Request) -> str:
         raise Refused("NameTaken", f"guest {ask.vmid} has another copy {ask.name}, of point {found.point}.")
     until = ask.asked + timedelta(seconds=ask.seconds) if ask.seconds is not None else None
     context.scanner.changed(ask.vmid)
+    await _confirm(context, ask.vmid, [each.dataset for each in point.members])
     for slot in missing(found, point):
         member = point.member(slot)
         assert member is not None
@@ -50,12 +52,20 @@ async def destroy(context: Context, vmid: int, name: str) -> str:
     if found is None:
         raise Refused("UnknownCopy", f"{context.me} has no copy {name} of guest {vmid}.")
     context.scanner.changed(vmid)
+    await _confirm(context, vmid, found.datasets.values())
     for gone in found.datasets.values():
         await context.volumes.drop_copy(gone)
     context.scanner.changed(vmid)
     await context.scanner.look(vmid, 0)
     context.report()
     return f"copy {name} of guest {vmid} is destroyed."
+
+
+async def _confirm(context: Context, vmid: int, datasets: Iterable[str]) -> None:
+    """On shared storage the owner changes nothing whose lock another has got meanwhile."""
+    owner = context.view.owner(vmid)
+    if owner is not None:
+        await context.locks.confirm(vmid, owner.epoch, map(pool_of, datasets))
 
 
 def _point(context: Context, scan: Scan, vmid: int, id: PointId) -> RecoveryPoint:

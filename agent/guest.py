@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import structlog
 from holdfast.agent.context import Context
@@ -154,19 +155,41 @@ class GuestWorker:
         self.state.unchanged_at = plan.unchanged_at or self.state.unchanged_at
         promoted = not closed_disks(protection.disks, scan)
         if fresh and promoted and self._may_act() and self._concerned(protection):
-            failed = None
-            if plan.step is not None:
-                try:
-                    scan = await self._take(plan.step, protection, scan)
-                    self._expect(self._decide(protection, scan))
-                except VolumesError as error:  # letting go of something may be what helps: the pool may be full
-                    failed = error
-            if scan.sees_all_of(self.vmid):
-                scan = await self._tidy(scan, protection)
-            if failed is not None:
-                raise failed
+            if operation := self._operation(plan, protection, scan):
+                acting = partial(self._act, plan, protection, scan)
+                plan, scan = await self._context.locks.run(self.vmid, operation, acting)
+            elif scan.sees_all_of(self.vmid):
+                self._stuck = ()
         self.state.points = self._points(scan, protection)
         return plan.conditions + plan.held_back + self._taker.conditions + self._stuck
+
+    def _operation(self, plan: PointPlan, protection: Protection, scan: Scan) -> str | None:
+        """What the guest's lock is wanted for; None if there is nothing to do."""
+        if plan.step is not None:
+            return f"point {plan.step.point}"
+        wanted = scan.sees_all_of(self.vmid) and self._superseded(scan, protection)
+        return "letting go of snapshots" if wanted else None
+
+    async def _act(self, plan: PointPlan, protection: Protection, scan: Scan, waited: bool) -> tuple[PointPlan, Scan]:
+        """Take what is planned, and let go of what is superseded; of what is there now, if another had the lock."""
+        if waited:
+            self._context.scanner.changed(self.vmid)
+            plan, scan, _ = await self._plan(protection)
+        failed = None
+        if plan.step is not None:
+            try:
+                scan = await self._take(plan.step, protection, scan)
+                self._expect(self._decide(protection, scan))
+            except VolumesError as error:  # letting go of something may be what helps: the pool may be full
+                failed = error
+        if scan.sees_all_of(self.vmid):
+            scan = await self._tidy(scan, protection)
+        if failed is not None:
+            raise failed
+        return plan, scan
+
+    def _superseded(self, scan: Scan, protection: Protection) -> Cleanup:
+        return plan_cleanup(self.vmid, scan, list(self.state.targets), self._in_use(scan), self._rules(protection))
 
     def _expect(self, plan: PointPlan) -> None:
         """What comes after a point that was taken: targets may be away, and nobody else wakes this guest."""
@@ -234,7 +257,7 @@ class GuestWorker:
         """Clean up; what cannot be let go must not keep new points from being taken. Returns what is there then."""
         self._stuck = ()
         try:
-            return await self._clean_up(scan, self._rules(protection))
+            return await self._clean_up(scan, self._superseded(scan, protection))
         except VolumesError as error:
             self._context.scanner.changed(self.vmid)
             self._stuck = (self._not_cleaned(error),)
@@ -267,14 +290,14 @@ class GuestWorker:
             target.wake()
         return scan
 
-    async def _clean_up(self, scan: Scan, rules: Rules) -> Scan:
+    async def _clean_up(self, scan: Scan, cleanup: Cleanup) -> Scan:
         """Hold what is needed, let go of what is not."""
-        cleanup = plan_cleanup(self.vmid, scan, list(self.state.targets), self._in_use(scan), rules)
         if not cleanup:
             return scan
         volumes, pools = self._context.volumes, sorted({anchor.pool for anchor in scan.anchors_of(self.vmid)})
         after = cleaned(scan, cleanup)
         self._context.scanner.amend(self.vmid, after)  # from now on no target chooses what is about to go
+        await self._context.locks.confirm(self.vmid, self._owner.epoch, pools)
         await volumes.hold(cleanup.hold)
         if cleanup.release or cleanup.destroy or cleanup.forget:
             await volumes.release(cleanup.release)

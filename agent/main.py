@@ -91,7 +91,7 @@ async def _run(settings: AgentSettings, credentials: Credentials | None) -> int:
             settings.node, host.now, settings.ceph_keys, settings.ceph_conf, grace=settings.ceph_trash
         )
         parts = Agent(settings, store, volumes, wire, host, credentials, publisher)
-        volumes.storages = parts.storages
+        volumes.storages, volumes.token = parts.storages, parts.token
         agent = asyncio.create_task(_serve(parts, settings, host, publisher))
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, agent.cancel)

@@ -33,6 +33,25 @@ class WireError(Exception):
     """The other agent cannot be reached, or the link broke or stalled."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class LockToken:
+    """What orders the holders of a guest's lock: the later one is greater."""
+
+    generation: int
+    """Of the keyspace: in one that was rebuilt, revisions begin anew."""
+    revision: int
+    """The lock's create_revision."""
+
+    def __str__(self) -> str:
+        return f"{self.generation}.{self.revision}"
+
+    @classmethod
+    def parse(cls, text: str) -> "LockToken":
+        """Undo `str`; ValueError."""
+        generation, _, revision = text.partition(".")
+        return cls(int(generation), int(revision))
+
+
 class Channel(Protocol):
     """An open connection to another agent, between its preamble and its result.
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 from holdfast.agent import copying
@@ -87,12 +88,18 @@ class Requests:
             case "rollback":
                 return await self._roll_back(id, request)
             case "clone" | "mount":
-                return await copying.make(self._context, request)
+                operation = f"{request.action} of point {request.at}"
+                making = partial(copying.make, self._context, request)
+                return await self._context.locks.run(request.vmid, operation, lambda _: making())
             case "unclone":
                 assert request.name is not None
-                return await copying.destroy(self._context, request.vmid, request.name)
+                return await self._unclone(request.vmid, request.name)
             case _:
                 raise Refused("UnknownAction", f"{self._context.me} does not carry out {request.action} by itself.")
+
+    async def _unclone(self, vmid: int, name: str) -> str:
+        removing = partial(copying.destroy, self._context, vmid, name)
+        return await self._context.locks.run(vmid, f"unclone {name}", lambda _: removing())
 
     async def _roll_back(self, id: str, request: Request) -> str:
         guest = self._guests.get(request.vmid)
@@ -117,7 +124,7 @@ class Requests:
             found = copies(scan).values() if scan else ()
             for copy in [c for c in found if c.vmid == vmid and c.until is not None and c.until <= now]:
                 try:
-                    log.info(await copying.destroy(self._context, copy.vmid, copy.name))
+                    log.info(await self._unclone(copy.vmid, copy.name))
                 except (Refused, VolumesError) as error:
                     log.warning("not unmounted yet", vmid=copy.vmid, name=copy.name, error=str(error))
 

@@ -12,6 +12,7 @@ from holdfast.agent.ports import (
     Channel,
     CommitOrder,
     CopyOrder,
+    LockToken,
     ReceiveOrder,
     SendOrder,
     TakeOrder,
@@ -48,11 +49,13 @@ class NodeVolumes:
         """
         self.storages: Callable[[], Mapping[str, Storage]] = dict
         """The storages of desired state."""
+        self.token: Callable[[int], LockToken | None] = lambda vmid: None
+        """Of the lock under which a guest's volumes on shared storage are changed here (agent/locking.py)."""
         self._me = me
         self._now = now
         self._keys, self._conf, self._timeout = keys, conf, timeout
         self._zfs = ZfsVolumes(now)
-        self._rbd = RbdVolumes(me, now, self._access, grace)
+        self._rbd = RbdVolumes(me, now, self._access, grace, lambda vmid: self.token(vmid))
 
     def close(self) -> None:
         """Let go of connections."""

@@ -1,16 +1,18 @@
 """What is marked about a guest on a pool: one RADOS object, whose omap has what a ZFS anchor has as properties.
 
-Guards invariant 5, stale actors are powerless: every change is one write operation that first compares the epoch and
-the node which the object bears, so the check and the change are one transaction of the OSD. A shared storage is seen
-by all nodes, so an anchor also names the one node whose marks these are: the owner, or the holder of the replica.
-Whoever comes with a later epoch takes it over; with the same or an earlier one only that node gets through.
+Guards invariant 5, stale actors are powerless: every change is one write operation that first compares the epoch, the
+node and the lock's token which the object bears, so the check and the change are one transaction of the OSD. A shared
+storage is seen by all nodes, so an anchor also names the one node whose marks these are: the owner, or the holder of
+the replica. Whoever comes with a later epoch takes it over; with the same or an earlier one only that node gets
+through. Of the holders of the guest's lock only the latest that has shown its token does; what changes no volume, and
+all on a replica, bears none.
 """
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from holdfast.agent.ports import Refused, VolumesError
+from holdfast.agent.ports import LockToken, Refused, VolumesError
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.cluster import Pool, number_of
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
@@ -18,7 +20,7 @@ from holdfast.coordinator.planning.observed import Anchor
 from pydantic import ValidationError
 
 OWNER = "owner"
-"""`EPOCH NODE`: one key, because both are compared at once."""
+"""`EPOCH NODE`, and the TOKEN of the lock once a holder has shown it: one key, because all are compared at once."""
 POINT = "point."
 SENT = "sent."
 DEFINITION = "definition."
@@ -39,12 +41,22 @@ class Marks:
     @property
     def epoch(self) -> int:
         """The lowest epoch that may change anything."""
-        return int(self.values.get(OWNER, "0 ").partition(" ")[0])
+        return int(self._owner[0] or 0)
 
     @property
     def node(self) -> str:
         """Whose marks these are."""
-        return self.values.get(OWNER, "0 ").partition(" ")[2]
+        return self._owner[1]
+
+    @property
+    def token(self) -> LockToken | None:
+        """Of the latest holder of the guest's lock that has changed anything."""
+        return LockToken.parse(self._owner[2]) if self._owner[2] else None
+
+    @property
+    def _owner(self) -> tuple[str, str, str]:
+        epoch, node, token, *_ = (*self.values.get(OWNER, "").split(" "), "", "", "")
+        return epoch, node, token
 
     def anchor(self, pool: str, vmid: int) -> Anchor:
         """What plans see of it."""
@@ -110,17 +122,26 @@ def make(pool: Pool, vmid: int, me: str) -> None:
         return
 
 
-def change(pool: Pool, vmid: int, me: str, epoch: int, values: Mapping[str, str], gone: Sequence[str] = ()) -> None:
-    """Set and remove marks, in one transaction that checks epoch and node. Raises Refused, or VolumesError."""
+def change(
+    pool: Pool,
+    vmid: int,
+    me: str,
+    epoch: int,
+    values: Mapping[str, str],
+    gone: Sequence[str] = (),
+    token: LockToken | None = None,
+) -> None:
+    """Set and remove marks, in one transaction that checks epoch, node and token. Raises Refused, or VolumesError."""
     pool.io.set_osdmap_full_try()  # what frees a full pool is marked first
     for _ in range(_TRIES):
         marks = read(pool, vmid)
         if marks is None:
             raise VolumesError(f"{names.anchor(vmid)} has gone since it was last seen; it is looked for again.")
-        _check(marks, vmid, me, epoch)
+        _check(marks, vmid, me, epoch, token)
         if marks.node != me:
             make(pool, vmid, me)  # the index leads to the node that has it now
-        wanted = {**values, OWNER: f"{epoch} {me}"}
+        shown = token or marks.token
+        wanted = {**values, OWNER: " ".join(map(str, filter(None, (epoch or "0", me, shown))))}
         try:
             with pool.rados.WriteOpCtx() as op:
                 op.omap_cmp(OWNER, marks.values.get(OWNER, ""))
@@ -136,7 +157,7 @@ def change(pool: Pool, vmid: int, me: str, epoch: int, values: Mapping[str, str]
     raise VolumesError(f"{names.anchor(vmid)} changed {_TRIES} times while it was to be changed; it is tried again.")
 
 
-def _check(marks: Marks, vmid: int, me: str, epoch: int) -> None:
+def _check(marks: Marks, vmid: int, me: str, epoch: int, token: LockToken | None) -> None:
     if marks.epoch > epoch:
         raise Refused(
             "EpochRefused",
@@ -147,6 +168,12 @@ def _check(marks: Marks, vmid: int, me: str, epoch: int) -> None:
             "KeptByOther",
             f"guest {vmid} is kept on this pool by node {marks.node}, under the same epoch {epoch}. Replicate it to"
             " another pool or namespace.",
+        )
+    if token is not None and marks.token is not None and marks.token > token:
+        raise Refused(
+            "LockLost",
+            f"the guest's lock has had another holder since (token {marks.token}, this one's is {token});"
+            " what was begun is gone on with under the next lock.",
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.agent.ports import Refused, VolumesError
+from holdfast.agent.ports import LockToken, Refused, VolumesError
 from holdfast.agent.storage.rbd import anchor, names
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.copies import in_use
@@ -42,17 +42,19 @@ def look(pool: Pool, dataset: str, me: str) -> Volume:
         raise VolumesError(f"{dataset} has gone since it was last seen; it is looked for again.") from None
 
 
-def announce(pool: Pool, vmid: int, me: str, epoch: int, name: str, datasets: Sequence[str]) -> None:
+def announce(
+    pool: Pool, vmid: int, me: str, epoch: int, name: str, datasets: Sequence[str], token: LockToken | None
+) -> None:
     """Note what is about to be snapshotted, after removing what an earlier attempt has left."""
     marks = anchor.read(pool, vmid)
     unfinished = marks.unfinished if marks else {}
     if unfinished:  # a stale owner must not remove what the new one is about to record
-        anchor.change(pool, vmid, me, epoch, {})
+        anchor.change(pool, vmid, me, epoch, {}, token=token)
     for left, images in unfinished.items():
         for dataset in images:
             _remove_if_there(pool, dataset, left, None)
     gone = [anchor.TAKING + left for left in unfinished if left != name]
-    anchor.change(pool, vmid, me, epoch, {anchor.TAKING + name: " ".join(datasets)}, gone)
+    anchor.change(pool, vmid, me, epoch, {anchor.TAKING + name: " ".join(datasets)}, gone, token)
 
 
 def same_as(pool: Pool, dataset: str, before: tuple[str, int] | None, me: str) -> Taken | None:
@@ -76,14 +78,21 @@ def snapshot(pool: Pool, dataset: str, name: str) -> Taken:
 
 
 def record(
-    pool: Pool, vmid: int, me: str, epoch: int, point: RecoveryPoint, definition: str, announced: bool = False
+    pool: Pool,
+    vmid: int,
+    me: str,
+    epoch: int,
+    point: RecoveryPoint,
+    definition: str,
+    token: LockToken | None,
+    announced: bool = False,
 ) -> None:
     """Write the point's record."""
     values = {
         anchor.POINT + str(point.id): point.to_json().decode(),
         anchor.DEFINITION + point.definition: definition,
     }
-    anchor.change(pool, vmid, me, epoch, values, (anchor.TAKING + point.snapshot,) if announced else ())
+    anchor.change(pool, vmid, me, epoch, values, (anchor.TAKING + point.snapshot,) if announced else (), token)
 
 
 def drop(pool: Pool, members: Sequence[Member]) -> None:

@@ -11,6 +11,7 @@ from holdfast.agent.ports import (
     Channel,
     CommitOrder,
     CopyOrder,
+    LockToken,
     ReceiveOrder,
     Refused,
     SendOrder,
@@ -47,8 +48,13 @@ class RbdVolumes:
         now: Callable[[], datetime],
         access: Callable[[], Mapping[str, Access]],
         grace: float = trash.GRACE,
+        token: Callable[[int], LockToken | None] = lambda vmid: None,
     ) -> None:
-        """`grace`: seconds for which an image that is removed stays in the trash."""
+        """`grace`: seconds for which an image that is removed stays in the trash. `token`: of the guest's lock.
+
+        It is asked before each change of a guest's own volumes; None where that takes no lock, as with a replica's.
+        """
+        self._token = token
         self._me = me
         self._grace = grace
         self._now = now
@@ -169,13 +175,19 @@ class RbdVolumes:
 
     async def raise_epoch(self, pool: str, vmid: int, epoch: int) -> None:
         """Mark the epoch on the anchor; a mark that is later already is refused."""
-        await self._change(pool, vmid, epoch, {})
+        await self._change(pool, vmid, epoch, {}, token=self._token(vmid))
 
     async def _change(
-        self, pool: str, vmid: int, epoch: int, values: Mapping[str, str], gone: Sequence[str] = ()
+        self,
+        pool: str,
+        vmid: int,
+        epoch: int,
+        values: Mapping[str, str],
+        gone: Sequence[str] = (),
+        token: LockToken | None = None,
     ) -> None:
         await self._cluster(pool).call(
-            f"mark guest {vmid}", lambda p: anchor.change(p, vmid, self._me, epoch, values, gone)
+            f"mark guest {vmid}", lambda p: anchor.change(p, vmid, self._me, epoch, values, gone, token)
         )
 
     async def take(self, order: TakeOrder) -> RecoveryPoint:
@@ -183,7 +195,15 @@ class RbdVolumes:
         cluster, name = self._cluster(order.pool), order.point.snapshot
         members = order.point.members
         datasets = [m.dataset for m in members]
-        before = partial(points.announce, vmid=order.vmid, me=self._me, epoch=order.epoch, name=name, datasets=datasets)
+        before = partial(
+            points.announce,
+            vmid=order.vmid,
+            me=self._me,
+            epoch=order.epoch,
+            name=name,
+            datasets=datasets,
+            token=self._token(order.vmid),
+        )
         await cluster.call(f"begin point {order.point.id}", before)
         same = [partial(points.same_as, dataset=d, before=order.reuse.get(d), me=self._me) for d in datasets]
         found = dict(zip(datasets, await self._each(cluster, same), strict=True))
@@ -207,6 +227,7 @@ class RbdVolumes:
             epoch=order.epoch,
             point=point,
             definition=order.definition,
+            token=self._token(order.vmid),
             announced=True,
         )
         try:
@@ -255,12 +276,12 @@ class RbdVolumes:
         forget: Sequence[PointId],
         definitions: Sequence[tuple[str, str]],
     ) -> None:
-        """Destroy, then forget. The epoch is checked before the one and with the other."""
-        await self._change(pool, vmid, epoch, {})
+        """Destroy, then forget. Epoch and token are checked before the one and with the other."""
+        await self._change(pool, vmid, epoch, {}, token=self._token(vmid))
         await self._cluster(pool).call("remove snapshots", lambda p: points.destroy(p, doomed), LIMIT_OF_ALL)
         gone = [anchor.POINT + str(id) for id in forget] + [anchor.DEFINITION + digest for digest, _ in definitions]
         if gone:
-            await self._change(pool, vmid, epoch, {}, gone)
+            await self._change(pool, vmid, epoch, {}, gone, self._token(vmid))
 
     async def drop_bookmark(self, bookmark: str) -> None:
         """Nothing to do: RBD has none."""
@@ -377,6 +398,7 @@ class RbdVolumes:
             epoch=order.epoch,
             point=order.point,
             definition=order.definition,
+            token=self._token(order.vmid),
         )
         await cluster.call(f"record point {order.point.id}", record)
         if order.destroy or order.forget:

@@ -42,6 +42,11 @@ class Process:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen([*self._command, *agent], stdout=log, stderr=log)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def check(self) -> None:
         """AssertionError if it has ended, which nobody asked it to."""
         assert self._process is not None

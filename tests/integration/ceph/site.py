@@ -159,7 +159,7 @@ class Site:
         async with settings.store() as store:
             volumes = NodeVolumes(node, host.now, folder / "keys", Path("/nonexistent"), self.timeout)
             agent = Agent(settings, store, volumes, self.wires[node], host)
-            volumes.storages = agent.storages
+            volumes.storages, volumes.token = agent.storages, agent.token
             self.agents[node], self.volumes[node] = agent, volumes
             try:
                 await agent.run()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from holdfast.agent.ports import VolumesError
-from holdfast.agent.storage.rbd import binding
+from holdfast.agent.storage.rbd import anchor, binding
+from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.coordinator.store.client import EtcdStore
 from integration.ceph.cluster import CephCluster, ceph_running, free_address
 from integration.ceph.site import MIB, Site, Where, by_hand, running, writing
@@ -258,8 +259,8 @@ async def test_a_stale_owner_changes_nothing(site: Site, store: EtcdStore) -> No
     async with running(site):
         await site.progress()
         volumes = site.volumes["beta"]
-        await site.volumes["alpha"].raise_epoch("rbd:home", 101, 7)
         with by_hand(site.home) as home:
+            anchor.change(Pool(home.connection, home.io), 101, "alpha", 7, {})
             home.write("vm-101-disk-0", b"x")
             assert "epoch 7" in await told(site, "EpochRefused")
             assert all(name in ("holdfast-1-1",) for name in home.snapshots("vm-101-disk-0"))
