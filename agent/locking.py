@@ -7,7 +7,8 @@ Replicas are not changed under it: theirs bear the node that keeps them, and a f
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -74,9 +75,15 @@ class GuestLocks:
         held: Held,
     ) -> T:
         limit.reschedule(None)
+        with self.shown(vmid, held):
+            return await work(bool(told))
+
+    @contextmanager
+    def shown(self, vmid: int, held: Held) -> Iterator[None]:
+        """What is changed inside the block is changed under this lock."""
         self._held[vmid] = held
         try:
-            return await work(bool(told))
+            yield
         finally:
             if self._held.get(vmid) is held:
                 del self._held[vmid]

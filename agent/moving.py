@@ -30,7 +30,7 @@ class Mover:
         self._vmid = vmid
         self._epoch = epoch
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises Refused, or whatever else is to end it."""
 
     async def move(self, wanted: Sequence[Move]) -> None:
@@ -44,7 +44,7 @@ class Mover:
                 return
             kind = type(steps[0])
             for step in (s for s in steps if type(s) is kind):
-                self.check()
+                await self.check()
                 self._scanner.changed(self._vmid)
                 await self._carry_out(step, scan)
             self._scanner.changed(self._vmid)

@@ -108,8 +108,9 @@ class Requests:
         rollback = Rollback(self._context, self._store, self._keys, self._outcomes, id, request)
 
         async def work(held: Held) -> str:
-            async with guest.commits.closed(), guest.turn:  # nothing is taken, committed or let go of
-                return await rollback.run(held)
+            with self._context.locks.shown(request.vmid, held):
+                async with guest.commits.closed(), guest.turn:  # nothing is taken, committed or let go of
+                    return await rollback.run(held)
 
         operation = f"rollback to point {request.at}"
         return await self._locks.run(

@@ -21,7 +21,7 @@ from holdfast.coordinator.model.point import PointId, RecoveryPoint
 from holdfast.coordinator.model.report import RequestState
 from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.assignment import Protection
-from holdfast.coordinator.planning.observed import Scan, is_rbd
+from holdfast.coordinator.planning.observed import Scan, is_rbd, pool_of
 from holdfast.coordinator.planning.protection import step_now
 from holdfast.coordinator.planning.rollback import Move, begun, left_alone, moves, remaining, would_lose
 from holdfast.coordinator.planning.snapshots import NO_OCCASION, Occasion
@@ -71,7 +71,8 @@ class Rollback:
             scan, same = await self._keep_before(protection, owner, scan, point)
             await self._outcomes.begin(self._id, self._ask)
         wanted = [move for move in wanted if move.dataset not in same]
-        await _Mover(self._context, self._vmid, owner, held).move(wanted)
+        pools = {pool_of(move.dataset) for move in wanted}
+        await _Mover(self._context, self._vmid, owner, held, pools).move(wanted)
         return self._done(point, wanted, scan)
 
     def _done(self, point: RecoveryPoint, moved: Sequence[Move], scan: Scan) -> str:
@@ -143,18 +144,21 @@ class Rollback:
 class _Mover(Mover):
     """Only as long as the guest is ours, and its lock."""
 
-    def __init__(self, context: Context, vmid: int, owner: Owner, held: Held) -> None:
+    def __init__(self, context: Context, vmid: int, owner: Owner, held: Held, pools: Collection[str]) -> None:
         super().__init__(context.volumes, context.scanner, vmid, owner.epoch)
         self._view = context.view
+        self._locks = context.locks
+        self._pools = pools
         self._owner = owner
         self._held = held
 
-    def check(self) -> None:
-        """Before each step. Refused or LeaseLost."""
+    async def check(self) -> None:
+        """Before each step. Refused or LeaseLost, or VolumesError."""
         if self._view.owner(self._vmid) != self._owner:
             raise Refused("NotOwner", f"guest {self._vmid} has another owner since; what is aside stays there.")
         if not self._held.valid():
             raise LeaseLost(f"the lock of guest {self._vmid} is not held any more")
+        await self._locks.confirm(self._vmid, self._epoch, self._pools)
 
 
 async def preview(context: Context, guests: Collection[int], vmid: int, to: PointId) -> RollbackPreview:
