@@ -30,6 +30,7 @@ from holdfast.coordinator.model.condition import Condition
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.store.cache import Cache, Change
+from holdfast.coordinator.store.locks import Locks
 from holdfast.coordinator.store.mark import mark_of
 from holdfast.coordinator.store.port import Listing, Store
 
@@ -81,7 +82,9 @@ class Agent:
             scanner=scanner,
             sender=Sender(volumes, wire, host),
             slots=Slots(settings.transfers),
-            locks=GuestLocks(settings.node, self._view, store, keys, host, volumes),
+            locks=GuestLocks(
+                settings.node, self._view, Locks(store, keys, settings.node, host), keys, volumes, scanner
+            ),
             report=self._reporter.changed,
         )
         self._receiver = Receiver(settings.node, self._view, volumes, scanner, host, self._reporter.changed)

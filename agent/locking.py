@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from holdfast.agent.ports import Host, LockToken, Refused, Volumes
+from holdfast.agent.ports import LockToken, Refused, Volumes
+from holdfast.agent.scanner import Scanner
 from holdfast.agent.view import View
 from holdfast.coordinator.model.keyspace import Keyspace
 from holdfast.coordinator.planning.observed import is_rbd
 from holdfast.coordinator.store.lock_queue import Waiting
 from holdfast.coordinator.store.locks import TTL, Held, Locks
-from holdfast.coordinator.store.port import LeaseLost, Store, StoreError
+from holdfast.coordinator.store.port import LeaseLost, StoreError
 
 PATIENCE = 10.0
 """Seconds for which a lock is waited for at once; whoever wants it tries again later."""
@@ -29,19 +30,25 @@ T = TypeVar("T")
 class GuestLocks:
     """Those of one node."""
 
-    def __init__(self, me: str, view: View, store: Store, keys: Keyspace, host: Host, volumes: Volumes) -> None:
+    def __init__(self, me: str, view: View, locks: Locks, keys: Keyspace, volumes: Volumes, scanner: Scanner) -> None:
         self._me = me
         self._view = view
         self._keys = keys
-        self._locks = Locks(store, keys, me, host)
+        self._locks = locks
         self._volumes = volumes
+        self._scanner = scanner
         self._held: dict[int, Held] = {}
 
     def _wanted(self, vmid: int) -> bool:
-        """Whether this node changes the guest's own volumes, and others could as well."""
-        owner, protection = self._view.owner(vmid), self._view.protection(vmid)
-        mine = owner is not None and owner.node == self._me
-        return mine and (protection is None or any(is_rbd(disk.dataset) for disk in protection.disks))
+        """Whether this node changes the guest's own volumes, and others could as well: those that it has or had."""
+        protection = self._view.protection(vmid)
+        has = {disk.dataset for disk in protection.disks} if protection else set()
+        had = {pool for pool, marked in self._scanner.anchors() if marked == vmid}
+        return self._is_owner(vmid) and any(map(is_rbd, has | had))
+
+    def _is_owner(self, vmid: int) -> bool:
+        owner = self._view.owner(vmid)
+        return owner is not None and owner.node == self._me
 
     async def run(self, vmid: int, operation: str, work: Callable[[bool], Awaitable[T]]) -> T:
         """Do `work` under the guest's lock, where it needs one. It is told whether somebody else had that until now.
@@ -90,8 +97,7 @@ class GuestLocks:
 
     def token(self, vmid: int) -> LockToken | None:
         """What a change of the guest's volumes bears; None for a replica's. Refused where the lock is not held."""
-        owner = self._view.owner(vmid)
-        if owner is None or owner.node != self._me:
+        if not self._is_owner(vmid):
             return None
         held = self._held.get(vmid)
         if held is None or not held.valid():
@@ -101,7 +107,7 @@ class GuestLocks:
     async def confirm(self, vmid: int, epoch: int, pools: Iterable[str]) -> None:
         """Have each shared storage check epoch and token, before a change that does not by itself. Refused."""
         for pool in sorted(set(pools)):
-            if is_rbd(pool) and self._wanted(vmid):
+            if is_rbd(pool) and self._is_owner(vmid):
                 await self._volumes.raise_epoch(pool, vmid, epoch)
 
 
