@@ -108,9 +108,7 @@ async def test_a_lock_that_is_not_free_in_time_is_told_with_its_holder(
         raise AssertionError
 
     async def theirs(_: Held) -> None:
-        with pytest.raises(
-            Refused, match=r"guest 110 is locked by person for a restore since 20.* within 15 s"
-        ) as told:
+        with pytest.raises(Refused, match=r"110 is locked by person for a restore since 20.* within 15 s") as told:
             await node.locks.run(110, "a point", never)
         assert told.value.reason == "GuestLocked"
 
