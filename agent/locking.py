@@ -23,6 +23,8 @@ from holdfast.coordinator.store.port import LeaseLost, StoreError
 
 PATIENCE = 10.0
 """Seconds for which a lock is waited for at once; whoever wants it tries again later."""
+PASSING = frozenset({"GuestLocked", "LockUnavailable", "LockLost"})
+"""Reasons of a refusal that passes by itself: what was wanted is tried again."""
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ import structlog
 from holdfast.agent import copying
 from holdfast.agent.context import Context
 from holdfast.agent.guest import GuestWorker
+from holdfast.agent.locking import PASSING
 from holdfast.agent.outcomes import Outcomes
 from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.rollback import Rollback
@@ -69,6 +70,10 @@ class Requests:
             try:
                 said = await self._carry_out(id, request)
             except Refused as refused:
+                if refused.reason in PASSING:
+                    self._outcomes.say(id, RequestState.WAITING, str(refused))
+                    await asyncio.sleep(RETRY)
+                    continue
                 if id not in self._outcomes.begun or refused.reason == "NotOwner":
                     await self._outcomes.settle(id, RequestState.REFUSED, f"{refused.reason}: {refused}")
                     return

@@ -198,9 +198,10 @@ class Faults:
             def left() -> list[str]:
                 return [word for hand in (home, away) for word in replica.left_over(hand, self._images)]
 
-            with contextlib.suppress(AssertionError):
-                self._until(lambda: not left(), 2 * self._rpo, "everything is tidy")
-            assert left() == []
+            try:
+                self._until(lambda: not left(), 4 * self._rpo, "everything is tidy")
+            except AssertionError as error:
+                raise AssertionError(f"left over: {', '.join(left())}; {error}") from None
         self._check_incremental()
         command = [str(Path(sys.executable).with_name("holdfast")), "--endpoint", f"http://{self._site.endpoints[0]}"]
         command += ["--cluster", self._site.keys.cluster, "leftovers"]

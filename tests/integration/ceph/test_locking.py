@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from holdfast.agent.ports import LockToken, Refused
 from holdfast.agent.storage.rbd import anchor
 from holdfast.agent.storage.rbd.cluster import Pool
+from holdfast.coordinator.cli.asking import ask_for
 from holdfast.coordinator.clock import SystemClock
 from holdfast.coordinator.model.lock import Lock
 from holdfast.coordinator.store.client import EtcdStore
@@ -148,7 +151,10 @@ async def events(store: EtcdStore, site: Site, since: int) -> list[str]:
     return found
 
 
-async def test_a_lock_of_somebody_else_is_told_and_points_go_on_when_it_is_free(site: Site, store: EtcdStore) -> None:
+async def test_a_lock_of_somebody_else_is_told_and_points_go_on_when_it_is_free(
+    site: Site, store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.agent.locking.PATIENCE", 1.0)
     await site.define(store)
     async with running(site):
         await site.progress()
@@ -162,6 +168,25 @@ async def test_a_lock_of_somebody_else_is_told_and_points_go_on_when_it_is_free(
                 assert home.snapshots("vm-101-disk-0") == before
             await site.progress()
             await site.until(lambda: site.reasons() == {})
+
+
+async def test_a_copy_is_made_when_the_lock_is_free(
+    site: Site, store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.agent.locking.PATIENCE", 1.0)
+    monkeypatch.setattr("holdfast.agent.requests.RETRY", 1.0)
+    await site.define(store)
+    connection: Any = SimpleNamespace(keyspace=site.keys)
+    async with running(site):
+        await site.progress()
+        async with held(store, site):
+            asking = asyncio.create_task(ask_for(store, connection, 60, "clone", 101, "alpha", at="1-1", name="look"))
+            report = site.keys.agent_prefix("alpha") + "requests/"
+            while not any(b"locked by person" in item.value for item in (await store.list(report)).items):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            assert b"holdfast.clones" not in site.rbd(site.home, "ls")
+        assert "point 1-1 of guest 101 is there as look" in await asking
+        assert site.rbd(site.home, "ls").count(b"holdfast.clones.101-look") == 3
 
 
 async def test_without_etcd_no_point_is_taken_and_afterwards_they_go_on(

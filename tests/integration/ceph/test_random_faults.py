@@ -19,8 +19,8 @@ from lab.mixture import MixtureFound
 @pytest.mark.timeout(600, func_only=True)
 def test_three_random_faults_leave_no_mixed_point_no_full_resend_and_nothing_over(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
-    with stage(tmp_path, seed, rpo=10) as faults:
-        faults.longest = 6.0
+    with stage(tmp_path, seed, rpo=8) as faults:
+        faults.longest = 4.0
         for kind in covering(seed, 3, list(faults.kinds)):
             print(f"seed {seed}: {faults.one(kind)}")
         faults.finish()
