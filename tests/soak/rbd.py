@@ -27,7 +27,7 @@ def run(seed: int, first: int, last: int, record: Callable[[int, str, float], No
             ):
                 _throw(faults, seed + number, outcomes)
         except AssertionError as error:
-            record(number, f"{_told(outcomes)}; then FAILED: {str(error).splitlines()[0]}", began)
+            record(number, f"{_told(outcomes)}; then FAILED: {(str(error) or repr(error)).splitlines()[0]}", began)
             raise
         record(number, f"{_told(outcomes)}; nothing mixed, sent in full or left over", began)
 

@@ -207,7 +207,7 @@ class Faults:
         command += ["--cluster", self._site.keys.cluster, "leftovers"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert said.stdout.strip() == "Nothing is left over.", said
-        assert [agent.end() for agent in self.agents.values()] == [0, 0]
+        assert [agent.end() for agent in self.agents.values()] == [0, 0], "an agent did not stop as it should"
 
     def _moment(self) -> None:
         """Any moment of a cycle; every other time, while a stream is under way."""
