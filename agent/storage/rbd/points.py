@@ -10,6 +10,7 @@ the caller has seen to (`paused`) or nothing (`none`).
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.copies import in_use
 from holdfast.agent.storage.rbd.images import guids, opened, volume
 from holdfast.agent.storage.rbd.mirroring import is_primary
-from holdfast.coordinator.model.point import Member, RecoveryPoint
+from holdfast.coordinator.model.point import Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Volume
 
@@ -119,6 +120,7 @@ def _remove_if_there(pool: Pool, dataset: str, name: str, guid: int | None) -> N
     names.split_snapshot(f"{dataset}@{name}")
     try:
         with opened(pool, names.image_of(dataset)) as image:
+            _end_cut_removals(pool, image)
             found = guids(pool, image).get(name)
             if found is None:
                 return
@@ -132,6 +134,17 @@ def _remove_if_there(pool: Pool, dataset: str, name: str, guid: int | None) -> N
                 image.metadata_remove(names.SNAP + name)
     except pool.rbd.ImageNotFound:
         return
+
+
+def _end_cut_removals(pool: Pool, image: Any) -> None:
+    """librbd gives a snapshot that it removes another name first, in the trash of the image. One that was cut short
+    there, as by an OSD that died, would keep its data for ever; so would nobody look for it under that name."""
+    for snapshot in list(image.list_snaps()):
+        if snapshot.get("namespace") != pool.rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH:
+            continue
+        if PointId.of_snapshot(snapshot["trash"]["original_name"]) is not None:
+            with suppress(pool.rbd.ImageBusy):  # a clone needs it; Ceph removes it with that
+                image.remove_snap_by_id(snapshot["id"])
 
 
 def protect(_pool: Pool, image: Any, name: str) -> None:
