@@ -232,7 +232,7 @@ class Cluster:
                 _agent_settings(name, self.schedule.transfers), store, volumes, wire, host
             )
             if self.ceph is not None:
-                joined.storages = agent.storages
+                joined.storages, joined.token = agent.storages, agent.token
             made = agent.run()
         self.world.tell(name, "started")
         self.running[name] = self.world.spawn(machine, name, self._watched(name, made))

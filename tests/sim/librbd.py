@@ -97,7 +97,8 @@ class Image(Context):
     def list_snaps(self) -> list[dict[str, Any]]:
         image = self._image
         of_people = [_listed(s, s.name, 0) for s in image.snaps.values()]
-        return of_people + [_listed(s, f"removed-{s.txg}", TRASH) for s in image.removed]
+        removed = [_listed(s, f"removed-{s.txg}", TRASH) | {"trash": {"original_name": s.name}} for s in image.removed]
+        return of_people + removed
 
     def get_parent_image_spec(self) -> dict[str, str]:
         if self._image.parent is None:
@@ -178,6 +179,12 @@ class Image(Context):
         image.changed()
         storage = self.io.call.storage
         storage.audit.destroyed(storage, image, snap)
+
+    @writing
+    def remove_snap_by_id(self, id: int) -> None:
+        """Of one that was removed, which is there for its clones alone."""
+        assert id in {snap.txg for snap in self._there().removed}
+        raise ImageBusy(f"[errno 16] error removing snapshot {id}")
 
     @writing
     def rollback_to_snap(self, name: str) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from holdfast.agent.ports import Channel, CommitOrder, Refused, VolumesError
+from holdfast.agent.ports import Channel, CommitOrder, LockToken, Refused, VolumesError
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import TIMEOUT, Cluster, Pool, number_of
@@ -187,8 +187,15 @@ class SimCluster(Cluster):
 class SimRbd(RbdVolumes):
     """The back end of one agent's process."""
 
-    def __init__(self, world: World, machine: Machine, ceph: Ceph, access: Callable[[], Mapping[str, Access]]) -> None:
-        super().__init__(machine.name, lambda: world.wall(machine), access, GRACE)
+    def __init__(
+        self,
+        world: World,
+        machine: Machine,
+        ceph: Ceph,
+        access: Callable[[], Mapping[str, Access]],
+        token: Callable[[int], LockToken | None],
+    ) -> None:
+        super().__init__(machine.name, lambda: world.wall(machine), access, GRACE, token)
         self._world = world
         self._machine = machine
         self._ceph = ceph
@@ -220,7 +227,8 @@ class SimNodeVolumes(NodeVolumes):
         self._keys = self._conf = Path("/nonexistent")
         self._timeout = TIMEOUT
         self._zfs = SimVolumes(world, machine)  # type: ignore[assignment]
-        self._rbd = SimRbd(world, machine, ceph, self._access)
+        self.token: Callable[[int], LockToken | None] = lambda vmid: None
+        self._rbd = SimRbd(world, machine, ceph, self._access, lambda vmid: self.token(vmid))
         self._storage = machine.storage
 
     async def commit(self, order: CommitOrder) -> None:
