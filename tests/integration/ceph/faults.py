@@ -205,7 +205,7 @@ class Faults:
         self._check_incremental()
         command = [str(Path(sys.executable).with_name("holdfast")), "--endpoint", f"http://{self._site.endpoints[0]}"]
         command += ["--cluster", self._site.keys.cluster, "leftovers"]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        said = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
         assert said.stdout.strip() == "Nothing is left over.", said
         assert [agent.end() for agent in self.agents.values()] == [0, 0], "an agent did not stop as it should"
 
