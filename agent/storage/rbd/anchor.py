@@ -184,7 +184,8 @@ def _omap(pool: Pool, name: str) -> dict[str, str]:
         with pool.rados.ReadOpCtx() as op:
             page, _ = pool.io.get_omap_vals(op, last, "", _PAGE)
             pool.io.operate_read_op(op, name)
-            items = {key: bytes(value).decode(errors="replace") for key, value in page}
+            # of an empty value, as a definition may be, the binding makes None
+            items = {key: bytes(value or b"").decode(errors="replace") for key, value in page}
         found |= items
         if len(items) < _PAGE:
             return found

@@ -53,6 +53,16 @@ async def test_a_guest_is_replicated_and_its_points_have_the_sources_bytes(
         assert site.reasons() == {}
 
 
+async def test_a_guest_without_a_definition_is_replicated(site: Site, store: EtcdStore) -> None:
+    await site.define(store)
+    disks = {slot: {"volume": f"home:{image}"} for slot, image in site.disks.items()}
+    await site.put(store, "guests", 101, {"type": "qemu", "node": "alpha", "disks": disks})
+    async with running(site):
+        await site.progress()
+        assert [p.definition for p in (await site.scan()).complete_points(101)]
+        assert site.reasons() == {}
+
+
 async def test_only_what_was_written_is_sent(site: Site, store: EtcdStore) -> None:
     await site.define(store)
     wire = site.wires["alpha"]
