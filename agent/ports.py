@@ -270,6 +270,8 @@ class GuestHere:
     datasets: tuple[str, ...]
     freeze: bool = False
     """Whether a pause is to flush and freeze its file systems as well."""
+    clients: tuple[str, ...] = ()
+    """Who has its disks on shared storage open, as `Volumes.clients` tells: where it is off, nobody has."""
 
 
 class Pause(Protocol):

@@ -96,7 +96,9 @@ class Taker:
     ) -> tuple[list[RecoveryPoint] | None, str | None]:
         """None instead of points: it could not be brought to stand still. The text: why it did not, as far as known."""
         host, freeze = self._context.host, how is Consistency.FROZEN
-        guest = GuestHere(self._vmid, protection.guest.type, tuple(dataset for _, _, dataset in step.disks), freeze)
+        datasets = tuple(dataset for _, _, dataset in step.disks)
+        clients = await self._context.volumes.clients(datasets)
+        guest = GuestHere(self._vmid, protection.guest.type, datasets, freeze, clients)
         points = None
         try:
             async with host.pause(guest) as pause:
@@ -105,10 +107,20 @@ class Taker:
         except PauseRefused as refusal:
             why = str(refusal)
         else:
+            if why is None and not clients:
+                why = await self._opened(datasets)
             log.info(str(how), vmid=self._vmid, seconds=pause.seconds, held=why is None)
         if why is not None and (freeze or points is not None):
             self._in_vain[how] = host.monotonic()
         return points, why
+
+    async def _opened(self, datasets: Sequence[str]) -> str | None:
+        """Why a guest that was off may have written since: it may have been started where this node sees no process."""
+        try:
+            clients = await self._context.volumes.clients(datasets)
+        except VolumesError as error:
+            return str(error)
+        return f"its images were opened meanwhile, at {', '.join(clients)}" if clients else None
 
     async def _record(self, got: Consistency, order: TakeOrder, point: RecoveryPoint, scan: Scan) -> Scan:
         """The record of one pool says it for all (RecoveryPoint.joined). VolumesError or Refused."""

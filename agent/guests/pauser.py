@@ -34,6 +34,8 @@ class Order:
     """The file that is there as long as the guest may be paused."""
     agent: str | None = None
     """The socket of a VM's guest agent, if its file systems are to be frozen."""
+    clients: Sequence[str] = ()
+    """Who has its disks on shared storage open."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Pauser:
         place = self._places.qmp if guest.kind == "qemu" else self._places.cgroup
         mark = self._places.marks / f"{guest.vmid}.json"
         agent = self._places.agent.format(vmid=guest.vmid) if guest.freeze and guest.kind == "qemu" else None
-        return Order(guest.kind, place.format(vmid=guest.vmid), list(guest.datasets), self._bound, str(mark), agent)
+        path, datasets = place.format(vmid=guest.vmid), list(guest.datasets)
+        return Order(guest.kind, path, datasets, self._bound, str(mark), agent, guest.clients)
 
     @asynccontextmanager
     async def pause(self, guest: GuestHere) -> AsyncIterator[Pause]:

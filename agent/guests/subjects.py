@@ -167,11 +167,13 @@ class Container:
 class Off:
     """A guest of which no process is found. That it is off is proven by its disks: nobody uses them."""
 
-    def __init__(self, datasets: Collection[str], path: str) -> None:
-        """CannotPause where somebody does."""
+    def __init__(self, datasets: Collection[str], path: str, clients: Collection[str]) -> None:
+        """CannotPause where somebody does; `clients`: who has those on shared storage open."""
         self._datasets = datasets
         if used := self._used():
             raise CannotPause(f"there is no {path}, yet {used}")
+        if clients:
+            raise CannotPause(f"there is no {path}, yet its images are open at {', '.join(sorted(clients))}")
 
     def _used(self) -> str | None:
         try:
@@ -204,14 +206,17 @@ def thaw(path: str) -> None:
         raise CannotPause(str(error)) from None
 
 
-def find(kind: str, path: str, datasets: Collection[str], agent: str | None = None) -> Subject:
+def find(
+    kind: str, path: str, datasets: Collection[str], agent: str | None = None, clients: Collection[str] = ()
+) -> Subject:
     """The guest of which `path` is the monitor's socket (`qemu`) or the cgroup (`lxc`). CannotPause.
 
-    `agent` is the socket of a VM's guest agent, where its file systems are to be frozen as well.
+    `agent` is the socket of a VM's guest agent, where its file systems are to be frozen as well. `clients` have its
+    disks on shared storage open.
     """
     try:
         return Machine(path, agent) if kind == "qemu" else Container(path, datasets)
     except (FileNotFoundError, ConnectionRefusedError):
-        return Off(datasets, path)
+        return Off(datasets, path, clients)
     except OSError as error:
         raise CannotPause(f"{path}: {error}") from None

@@ -1,6 +1,6 @@
 """What a point says of itself, whatever became of the wish to have the guest stand still meanwhile."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC
@@ -32,6 +32,8 @@ class _Machine:
     commits_fail: bool = False
     now: float = 0.0
     tried: list[str] = field(default_factory=list)
+    seen: list[tuple[str, ...]] = field(default_factory=list)
+    """The answers to who has images open; then it is nobody."""
     seconds: float = 0.1
 
     def monotonic(self) -> float:
@@ -47,6 +49,9 @@ class _Machine:
 
     async def resume(self) -> str | None:
         return self._outcome
+
+    async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
+        return self.seen.pop(0) if self.seen else ()
 
     async def prepare(self, pool: str, vmid: int) -> None:
         """Nothing to do."""
@@ -136,3 +141,14 @@ async def test_nothing_is_lacking_that_no_policy_wants_any_more() -> None:
 
 async def test_a_stillness_that_could_not_be_recorded_is_not_claimed() -> None:
     assert await _Taking(_Machine(commits_fail=True), *TWO).take() == ("none", ["NotFrozen"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "consistency"),
+    [((), (), "paused"), (("a client",), ("a client",), "paused"), ((), ("a client",), "none")],
+)
+async def test_a_guest_whose_images_are_opened_during_its_point_was_not_off(
+    before: tuple[str, ...], after: tuple[str, ...], consistency: str
+) -> None:
+    taking = _Taking(_Machine(seen=[before, after]), *TWO)
+    assert (await taking.take(Wish.PAUSED))[0] == consistency
