@@ -157,18 +157,22 @@ class Cluster:
 
     # --- what must hold
 
-    def points(self, host: Host, vmid: int) -> list[dict[str, Any]]:
-        """The records of points on a host whose members are all there, newest last: from ZFS, not from Holdfast."""
+    def records(self, host: Host, vmid: int) -> list[dict[str, Any]]:
+        """The records of points on a host's `tank`, newest last: from ZFS, not from Holdfast."""
         listed = host.run(f"zfs get -Hp -s local -o property,value all tank/holdfast/guests/{vmid}", check=False)
+        found = [json.loads(v) for k, v in re.findall(r"^(holdfast:point\.\S+)\t(.*)$", listed, re.M)]
+        return sorted(found, key=lambda r: (r["epoch"], r["sequence"]))
+
+    def points(self, host: Host, vmid: int) -> list[dict[str, Any]]:
+        """Those of which all members are there, all on ZFS."""
+        records = self.records(host, vmid)
         guids = set(host.run("zfs list -Hp -t snapshot -o guid").split())
-        records = [json.loads(v) for k, v in re.findall(r"^(holdfast:point\.\S+)\t(.*)$", listed, re.M)]
-        whole = [
+        return [
             r
             for r in records
             if {m["disk"] for m in r["members"]} == set(r["disks"])
             and all(str(m["guid"] % 2**64) in guids for m in r["members"])
         ]
-        return sorted(whole, key=lambda r: (r["epoch"], r["sequence"]))
 
     def check_points(self, host: Host, vmid: int, order: Sequence[str]) -> list[list[int]]:
         """Every complete point on a host shows A >= B >= C >= A - 1 over the disks `order`; returns the counters."""

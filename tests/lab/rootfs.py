@@ -11,6 +11,7 @@ from .packages import MIRROR, SECURITY_MIRROR, SUITE
 PACKAGES = (
     *("udev", "kmod", "procps", "psmisc", "iproute2", "iputils-ping", "netbase", "ca-certificates", "python3"),
     *("zfsutils-linux", "openssh-server", "util-linux", "socat", "strace"),
+    *("ceph-common", "python3-rados", "python3-rbd"),
 )
 _DRAFTS = ["usr/share/man", "usr/share/locale", "usr/share/doc", "usr/share/info"]
 _SCRIPTS = {"lab-init": "usr/local/sbin", "lab-identity": "usr/local/sbin", "lab-exec": "usr/local/sbin",

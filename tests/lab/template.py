@@ -12,6 +12,8 @@ from .network import Network
 _WARM = """
 set -e
 python3 -c 'import asyncio, grpc, grpc.aio, pydantic, pydantic_settings, structlog, orjson, yaml, click, rich.console'
+python3 -c 'import rbd'
+rbd --version >/dev/null
 cat /lib/modules/*/extra/*.ko /sbin/zfs /sbin/zpool /usr/sbin/sshd >/dev/null
 modprobe -n zfs
 zfs version >/dev/null 2>&1 || true

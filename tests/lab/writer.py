@@ -14,6 +14,9 @@ import contextlib
 import os
 import stat
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 BLOCK = 4096
 DIGITS = 20
@@ -26,8 +29,17 @@ class Target:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         self.span = span
 
+    def read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self.fd, length, offset)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        os.pwrite(self.fd, data, offset)
+
+    def flush(self) -> None:
+        os.fsync(self.fd)
+
     def read(self) -> int:
-        text = os.pread(self.fd, DIGITS, 0)
+        text = self.read_at(0, DIGITS)
         return int(text) if text.strip(b"\0") else 0
 
     def write(self, counter: int, payload: int) -> None:
@@ -35,13 +47,28 @@ class Target:
         block = block.ljust(BLOCK, b"\0")
         size = BLOCK + payload
         slots = max(1, (self.span - BLOCK) // size)
-        os.pwrite(self.fd, block + os.urandom(payload), BLOCK + counter % slots * size)
-        os.pwrite(self.fd, block, 0)
-        os.fsync(self.fd)
+        self.write_at(BLOCK + counter % slots * size, block + os.urandom(payload))
+        self.write_at(0, block)
+        self.flush()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def rounds(targets: Sequence[Target], payload: int, gate: AbstractContextManager[Any]) -> Iterator[int]:
+    """Write round after round, each write inside `gate`; yields the counter after each."""
+    # As a guest's own software would: what the last target has is finished, the rest of a torn round is done again.
+    counter = targets[0].read()
+    for target in targets[1:]:
+        if target.read() < counter:
+            with gate:
+                target.write(counter, 0)
+    while True:
+        counter += 1
+        for target in targets:
+            with gate:
+                target.write(counter, payload)
+        yield counter
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("targets", nargs="+")
     parser.add_argument("--node", required=True)
     parser.add_argument("--guest", required=True)
@@ -50,20 +77,19 @@ def main() -> None:
     parser.add_argument("--payload", type=int, default=0, help="random bytes per round and target")
     parser.add_argument("--span", type=int, default=8 << 20, help="bytes of each target that are used")
     parser.add_argument("--serial", default="/dev/ttyS1")
-    options = parser.parse_args()
-    targets = [Target(path, options.span) for path in options.targets]
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace, targets: Sequence[Target], gate: AbstractContextManager[Any]) -> None:
     serial = os.open(options.serial, os.O_WRONLY | os.O_NOCTTY)
-    # As a guest's own software would: what the last target has is finished, the rest of a torn round is done again.
-    counter = targets[0].read()
-    for target in targets[1:]:
-        if target.read() < counter:
-            target.write(counter, 0)
-    while True:
-        counter += 1
-        for target in targets:
-            target.write(counter, options.payload)
+    for counter in rounds(targets, options.payload, gate):
         os.write(serial, f"W {options.node} {options.guest} {options.epoch} {counter}\n".encode())
         time.sleep(options.pause)
+
+
+def main() -> None:
+    options = parse(argparse.ArgumentParser())
+    run(options, [Target(path, options.span) for path in options.targets], contextlib.nullcontext())
 
 
 if __name__ == "__main__":
