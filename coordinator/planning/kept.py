@@ -6,7 +6,7 @@ replication needs stays besides (`leftovers`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
@@ -64,10 +64,17 @@ def _deleted(desired: Desired, vmid: int) -> frozenset[tuple[PointId, datetime]]
     )
 
 
-def kept(points: Iterable[RecoveryPoint], rules: Rules) -> dict[PointId, tuple[str, ...]]:
-    """Those that stay, each with why: the policies by name, or words."""
+def kept(
+    points: Iterable[RecoveryPoint], rules: Rules, whole: Collection[PointId] | None = None
+) -> dict[PointId, tuple[str, ...]]:
+    """Those that stay, each with why: the policies by name, or words.
+
+    `whole`: the complete ones, if others are among them. What is left of a point stays as a rule says, but none that is
+    whole goes for it: after a clock was set back, fragments can be the newest for long.
+    """
     found: defaultdict[PointId, list[str]] = defaultdict(list)
     left = [point for point in points if not rules.lets_go(point)]
+    fragments = whole is not None and any(point.id not in whole for point in left)
     of_policy: defaultdict[str, list[RecoveryPoint]] = defaultdict(list)
     for point in left:
         if point.request is not None:
@@ -80,17 +87,20 @@ def kept(points: Iterable[RecoveryPoint], rules: Rules) -> dict[PointId, tuple[s
             for point in theirs:
                 found[point.id].append(f"{name} (deleted)")
         else:
-            for id in _by(keep, theirs, rules.zone):
+            for id in sorted(_by(keep, theirs, rules.zone, whole if fragments else None)):
                 found[id].append(name)
     if rules.every_point is not None:
-        for id in _by(rules.every_point, left, rules.zone):
+        for id in sorted(_by(rules.every_point, left, rules.zone, whole if fragments else None)):
             found[id].append(f"keep {rules.every_point}")
     return {id: tuple(why) for id, why in found.items()}
 
 
-def _by(keep: Keep, points: Sequence[RecoveryPoint], zone: tzinfo) -> list[PointId]:
+def _by(
+    keep: Keep, points: Sequence[RecoveryPoint], zone: tzinfo, whole: Collection[PointId] | None = None
+) -> set[PointId]:
     decisions = retention.apply(keep, [(point.instant, "") for point in points], zone)
-    return [point.id for point, decision in zip(points, decisions, strict=True) if decision.keep]
+    found = {point.id for point, decision in zip(points, decisions, strict=True) if decision.keep}
+    return found if whole is None else found | _by(keep, [p for p in points if p.id in whole], zone)
 
 
 def worth_bringing(ahead: Sequence[RecoveryPoint], rules: Rules) -> list[RecoveryPoint]:

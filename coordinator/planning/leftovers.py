@@ -120,7 +120,8 @@ def sent_marks(vmid: int, scan: Scan) -> dict[str, PointId]:
 def kept_here(vmid: int, scan: Scan, rules: Rules) -> dict[PointId, tuple[str, ...]]:
     """Points that stay besides, each with why, also those of which a disk has gone, for what is left of them."""
     points = [p for p in scan.recorded_points(vmid).values() if scan.guids(p)]
-    found = {id: [*why] for id, why in kept(points, rules).items()}
+    whole = {p.id for p in scan.complete_points(vmid)}
+    found = {id: [*why] for id, why in kept(points, rules, whole).items()}
     for id in copied(vmid, points, scan):
         found.setdefault(id, []).append("a copy")
     for id in _to_go_back_to(vmid, points, scan):

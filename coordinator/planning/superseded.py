@@ -38,7 +38,8 @@ def superseded(assignment: Assignment, scan: Scan, committed: RecoveryPoint, rul
     """
     points = scan.recorded_points(assignment.vmid) | {committed.id: committed}
     stay = {max(points), committed.id}  # not the same where later points lost their members, as after a change of owner
-    stay |= kept(points.values(), rules).keys() | copied(assignment.vmid, points.values(), scan)
+    whole = {p.id for p in scan.complete_points(assignment.vmid)} | {committed.id}
+    stay |= kept(points.values(), rules, whole).keys() | copied(assignment.vmid, points.values(), scan)
     before = max((id for id in points if id < committed.id), default=committed.id)
     in_place = {m.dataset for id in stay | {before} for m in points[id].members} | allowed_datasets(assignment)
     replicas = _replicas(assignment.vmid, scan)

@@ -416,7 +416,10 @@ class Checks(Audit):
         keep = self._cluster.schedule.keep
         for machine in self._world.machines.values():
             points = [records[0] for records in self._records(machine.storage, vmid).values()]
-            ruled = self._people.ruled(machine.storage, vmid, points)
+            whole = self.complete(machine.storage, vmid)  # fragments are kept beside them
+            ruled = len(
+                self._people.ruled(machine.storage, vmid, points) | self._people.ruled(machine.storage, vmid, whole)
+            )
             for dataset in machine.storage.everything():
                 if _guest_of(dataset) != vmid or "aside" in dataset.name:
                     continue

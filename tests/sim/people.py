@@ -117,9 +117,9 @@ class People:
         """Whether somebody has asked for its deletion."""
         return (vmid, point.id, point.instant) in self._deleted
 
-    def ruled(self, storage: Storage, vmid: int, points: list[RecoveryPoint]) -> int:
-        """How many of a guest's points there the rules of now keep."""
-        return sum(self._ruled(storage, vmid, point, points) for point in points)
+    def ruled(self, storage: Storage, vmid: int, points: list[RecoveryPoint]) -> set[PointId]:
+        """Which of a guest's points there the rules of now keep."""
+        return {point.id for point in points if self._ruled(storage, vmid, point, points)}
 
     def _ruled(self, storage: Storage, vmid: int, point: RecoveryPoint, points: list[RecoveryPoint]) -> bool:
         if self.unwanted(vmid, point):

@@ -50,6 +50,15 @@ def test_points_of_a_policy_that_was_deleted_stay_and_say_so() -> None:
     }  # fmt: skip
 
 
+def test_no_whole_point_goes_for_what_is_left_of_others() -> None:
+    """Its fragments may be dated later than all that follows: the clock was set back."""
+    home = history("a", "a", "a")
+    fragments = {PointId(1, 2), PointId(1, 3)}
+    assert numbers(kept(points(home), keeps(a="last=2"))) == [2, 3]
+    whole = {p.id for p in points(home)} - fragments
+    assert numbers(kept(points(home), keeps(a="last=2"), whole)) == [1, 2, 3]
+
+
 def test_what_a_person_asked_for_stays_until_its_deletion_is_asked_for() -> None:
     home = history("a")
     asked = home.take(at=NOON + HOUR, request="r1", policies=("a",))

@@ -270,7 +270,8 @@ class Story:
         assert not set(cleanup.forget) & set(self.sent.values())
 
     def _bounded(self, targets: str | set[str]) -> None:
-        kept = 1 + 3 * len(targets or self.sent)
+        sets = {frozenset(m.disk for m in p.members) for a in self.home.anchors.values() for p in a.points}
+        kept = 1 + (1 + max(2, len(sets))) * len(targets or self.sent)  # the last, and the next of each set of disks
         for slot in SLOTS:
             volume = self.home.volumes[dataset(slot)]
             ours = [s for s in volume.snapshots if s.guid not in self.foreign]
