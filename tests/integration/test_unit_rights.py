@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from holdfast.agent.guests.pauser import Order
 from integration import under_unit
 
 UNIT = Path(__file__).parents[2] / "systemd" / "holdfast-agent.service"
@@ -23,7 +25,7 @@ NOBODY = 65534
 
 def _child(action: str, unit: Path = UNIT, within: int | None = None, **order: object) -> dict[str, object]:
     """What the agent's child process says, where it sees the processes that another one sees."""
-    given = {"kind": "lxc", "path": "/nowhere", "datasets": [DATASET], "bound": 5.0, "mark": "/nowhere", "agent": None}
+    given = asdict(Order("lxc", "/nowhere", [DATASET], 5.0, "/nowhere"))
     argv = ["nsenter", "--pid", "--mount", f"--target={within}", "--"] if within else []
     argv += [sys.executable, under_unit.__file__, str(unit)]
     argv += [sys.executable, "-m", "holdfast.agent.guests.child", action, json.dumps(given | order)]
