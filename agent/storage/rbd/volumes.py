@@ -115,8 +115,11 @@ class RbdVolumes:
         if before is not None and not await _ends(before, IMPATIENT):
             self._looking[storeid] = before
             return self._failing.setdefault(storeid, f"{self._clusters[storeid].access} has not answered for long.")
-        if before is not None and not before.cancelled() and before.exception() is None:
-            self._failing.pop(storeid, None)  # it answers again; what that look has found is out of date by now
+        if before is not None and not before.cancelled():
+            if before.exception() is None:
+                self._failing.pop(storeid, None)  # it answers again; what that look has found is out of date by now
+            else:
+                self._failing[storeid] = str(before.exception())
         patience = min(LIMIT, PATIENT * max(1.0, self._took.get(storeid, LIMIT)))
         if storeid in self._failing:
             patience = IMPATIENT

@@ -103,7 +103,7 @@ async def test_a_disk_that_rbd_mirror_copies_is_replicated_and_the_copys_state_a
             home.write("vm-101-disk-1", os.urandom(MIB))
             await site.progress()
             assert [name for name in home.snapshots("vm-101-disk-0") if name.startswith("holdfast-")] == before
-            assert site.reasons() == {}
+            assert site.reasons().keys() <= {"NotPaused"}, "rbd-mirror has images open as a guest would"
 
 
 async def test_no_point_is_taken_of_a_copy_that_rbd_mirror_brings(site: Site, store: EtcdStore) -> None:

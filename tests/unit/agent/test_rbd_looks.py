@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from holdfast.agent.ports import VolumesError
 from holdfast.agent.storage.rbd import volumes
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import Cluster, Pool
@@ -21,11 +22,15 @@ class _Answers(Cluster):
         super().__init__(ACCESS)
         self.after: float | None = 0.0
         """Seconds; None: never."""
+        self.why: str | None = None
+        """What they fail with."""
 
     def start(self, what: str, work: Callable[[Pool], Any]) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        if self.after is not None:
+        if self.why is not None:
+            loop.call_later(self.after or 0.0, answer.set_exception, VolumesError(self.why))
+        elif self.after is not None:
             loop.call_later(self.after, lambda: answer.done() or answer.set_result(({}, {})))
         return answer
 
@@ -69,6 +74,14 @@ async def test_one_whose_looks_take_long_is_waited_for_longer(
     monkeypatch.setattr(volumes, "PATIENT", 1.0)
     ceph.after = 1.15
     assert not (await node.scan()).failed, "more than the least, less than the last took"
+
+
+async def test_why_it_was_silent_is_told_once_the_look_has_ended(ceph: _Answers, node: RbdVolumes) -> None:
+    await node.scan()
+    ceph.after, ceph.why = 0.4, "is an OSD down?"
+    assert "was not seen" in (await node.scan()).failed["rbd:ceph-a"]
+    await asyncio.sleep(0.4)
+    assert (await node.scan()).failed["rbd:ceph-a"] == "is an OSD down?"
 
 
 async def test_one_that_answers_again_is_seen_at_once(ceph: _Answers, node: RbdVolumes) -> None:
