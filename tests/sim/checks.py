@@ -330,6 +330,10 @@ class Checks(Audit):
 
     # --- streams
 
+    def taken(self, storage: Storage, dataset: Dataset) -> None:
+        if dataset.mark:  # its disks are each as far as the last transfer got
+            self._violated("no mixture", f"a point is taken of {dataset.name} on {storage.node}, which is a replica")
+
     def sends(self, storage: Storage, dataset: Dataset) -> None:
         if dataset.mark:
             self._violated("only what was promoted is sent", f"{dataset.name} on {storage.node} is a replica")

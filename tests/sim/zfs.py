@@ -36,6 +36,8 @@ class Audit:
 
     def removed(self, storage: "Storage", dataset: Dataset) -> None: ...
 
+    def taken(self, storage: "Storage", dataset: Dataset) -> None: ...
+
     def sends(self, storage: "Storage", dataset: Dataset) -> None: ...
 
     def began(self, storage: "Storage", dataset: str, mark: str, stream: Stream) -> None: ...
@@ -238,6 +240,7 @@ class Storage:
             taken = Snap(short, self.new_guid(), self.txg, dataset.image)
             dataset.snaps[short] = taken
             self.touch(dataset)
+            self.audit.taken(self, dataset)
             members.append(member.model_copy(update={"snapshot": short, "guid": taken.guid}))
         instant = order.point.instant
         whole = instant.replace(microsecond=instant.microsecond // 1000 * 1000)  # as JSON keeps it
