@@ -245,7 +245,7 @@ def newer_point(lab: Lab, than: str | None) -> str | None:
 def told(lab: Lab, point: str | None) -> bool | None:
     """Whether the target has reported a point: its reports are up to a quarter of the RPO apart."""
     value = lab.etcd.ctl("get", f"{KEYS}/host2/replicas/{VMID}", "--print-value-only")
-    points = [f"{p['epoch']}-{p['sequence']}" for p in json.loads(value)["points"]]
+    points = [f"{p['epoch']}-{p['sequence']}" for p in json.loads(value or '{"points": []}')["points"]]
     return point in points or None
 
 
