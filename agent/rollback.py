@@ -108,10 +108,7 @@ class Rollback:
         if point is None:
             known = ", ".join(str(p.id) for p in scan.complete_points(self._vmid)) or "none"
             raise Refused("UnknownPoint", f"{self._context.me} has no point {self._to} of it (has: {known}).")
-        for member in point.members:
-            if why := lacking(member.dataset, Capability.ROLLBACK):
-                raise Refused("NotPossible", f"{why} {_LOOK}")
-        if why := _of_both(point):
+        if why := _impossible(point):
             raise Refused("NotPossible", f"{why} {_LOOK}")
         return point
 
@@ -172,17 +169,20 @@ async def preview(context: Context, guests: Collection[int], vmid: int, to: Poin
         known = ", ".join(map(str, points)) or "none"
         return RollbackPreview(refused=f"{context.me} has no complete point {to} of guest {vmid} (has: {known})")
     datasets = tuple(m.dataset for m in points[to].members)
-    if why := next(filter(None, (lacking(each, Capability.ROLLBACK) for each in datasets)), None):
-        return RollbackPreview(refused=why)
-    if why := _of_both(points[to]):
+    if why := _impossible(points[to]):
         return RollbackPreview(refused=why)
     if users := await _users(context, protection, datasets):
         return RollbackPreview(refused=f"guest {vmid} runs: {', '.join(users[:5])} use its disks. Shut it down first")
     return RollbackPreview(loses=tuple(would_lose(points[to], scan, vmid)))
 
 
-def _of_both(point: RecoveryPoint) -> str | None:
-    """What a guest was before goes aside on ZFS and stays a point on RBD; of both, neither would be whole."""
+def _impossible(point: RecoveryPoint) -> str | None:
+    """Why storage like this cannot go back to a point; None: it can.
+
+    What a guest was before goes aside on ZFS and stays a point on RBD; of both, neither would be whole.
+    """
+    if why := next(filter(None, (lacking(m.dataset, Capability.ROLLBACK) for m in point.members)), None):
+        return why
     if len({is_rbd(member.dataset) for member in point.members}) == 1:
         return None
     return "its disks are on ZFS and on RBD, and what it is now could not be kept in one piece."
