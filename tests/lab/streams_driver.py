@@ -98,8 +98,8 @@ class Run:
             await self._pool.move(order, ReceiveOrder(REPLICA, "101/scsi0", "volume", resume=True), cut)
 
 
-class _End:
-    """One side of a connection, as the ZFS back end wants it."""
+class End:
+    """One side of a connection, as the back ends want it."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -162,7 +162,7 @@ class Zfs:
 
         async def send() -> None:
             with sending:
-                await self._volumes.send(order, _End(sending))  # type: ignore[arg-type]
+                await self._volumes.send(order, End(sending))  # type: ignore[arg-type]
 
         async def relay() -> None:
             loop, left = asyncio.get_running_loop(), CUTS[cut]
@@ -175,7 +175,7 @@ class Zfs:
 
         async def take() -> None:
             with receiving:
-                await self._volumes.receive(receive, _End(receiving))  # type: ignore[arg-type]
+                await self._volumes.receive(receive, End(receiving))  # type: ignore[arg-type]
 
         *_, received = await asyncio.gather(send(), relay(), take(), return_exceptions=True)
         if received is not None:

@@ -11,7 +11,7 @@ import json
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +26,7 @@ from holdfast.coordinator.model.storage import Storage
 from integration.ceph.cluster import CephCluster
 from integration.ceph.model_driver import MIB, POOLS, SIZE, NodeStorages, Run, image
 from integration.ceph.site import Hand, Site, Where, by_hand
+from lab.streams_driver import End
 from sim.ceph import Ceph, NodeStorage
 from sim.librados import Call, CephError, Io
 from sim.librbd import RBD_BINDING
@@ -232,27 +233,6 @@ class Modelled:
         raise VolumesError(cut)
 
 
-class _End:
-    """One side of a connection."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-        self._asked = 0
-
-    @contextlib.asynccontextmanager
-    async def sending(self) -> AsyncIterator[int]:
-        yield self._end.fileno()
-
-    receiving = sending
-
-    def transferred(self) -> int:
-        self._asked += 1  # nothing stands still here
-        return self._asked
-
-    def abort(self) -> None:
-        self._end.shutdown(socket.SHUT_RDWR)
-
-
 PIECE = 1 << 18
 """Bytes; a write has two such pieces."""
 CUTS = {"whole": 1 << 40, "half": PIECE + PIECE // 2, "begun": 20}
@@ -340,7 +320,7 @@ class Real:
 
         async def send() -> None:
             with sending:
-                await self.nodes["alpha"].send(order, cast(Channel, _End(sending)))
+                await self.nodes["alpha"].send(order, cast(Channel, End(sending)))
 
         async def relay() -> None:
             loop, left = asyncio.get_running_loop(), CUTS[cut]
@@ -354,7 +334,7 @@ class Real:
 
         async def take() -> None:
             with receiving:
-                await self.nodes["beta"].receive(receive, cast(Channel, _End(receiving)))
+                await self.nodes["beta"].receive(receive, cast(Channel, End(receiving)))
 
         *_, received = await asyncio.gather(send(), relay(), take(), return_exceptions=True)
         if received is not None:
