@@ -5,7 +5,7 @@ Production has the real ones, the simulator its own. Nothing else makes a thread
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Literal, Protocol, TypeVar
 
@@ -238,6 +238,9 @@ class Volumes(Protocol):
     async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
         """Who has these open, on any node, as far as the storage itself knows: that is RBD. See `Host.users`."""
 
+    async def kernel_names(self, datasets: Sequence[str]) -> Mapping[str, str]:
+        """By what a kernel that has mapped them knows those on RBD: dataset → FSID/POOL/NAMESPACE/IMAGE."""
+
     async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
         """On RBD: let what was put aside be what its snapshot is, and mark that it was done."""
 
@@ -272,6 +275,8 @@ class GuestHere:
     """Whether a pause is to flush and freeze its file systems as well."""
     clients: tuple[str, ...] = ()
     """Who has its disks on shared storage open, as `Volumes.clients` tells: where it is off, nobody has."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Of those of a container, `Volumes.kernel_names`."""
 
 
 class Pause(Protocol):

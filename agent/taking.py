@@ -97,8 +97,10 @@ class Taker:
         """None instead of points: it could not be brought to stand still. The text: why it did not, as far as known."""
         host, freeze = self._context.host, how is Consistency.FROZEN
         datasets = tuple(dataset for _, _, dataset in step.disks)
-        clients = await self._context.volumes.clients(datasets)
-        guest = GuestHere(self._vmid, protection.guest.type, datasets, freeze, clients)
+        volumes, kind = self._context.volumes, protection.guest.type
+        clients = await volumes.clients(datasets)
+        images = await volumes.kernel_names(datasets) if kind == "lxc" else {}
+        guest = GuestHere(self._vmid, kind, datasets, freeze, clients, images)
         points = None
         try:
             async with host.pause(guest) as pause:

@@ -4,7 +4,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 _POLL = 0.002
@@ -56,23 +56,25 @@ class Cgroup:
                 continue
         return sorted(found)
 
-    def mounts(self, datasets: Collection[str]) -> list[str]:
+    def mounts(self, datasets: Collection[str], devices: Mapping[str, str]) -> list[str]:
         """Paths, as this process reaches them, below which the container has these file systems mounted.
 
-        CgroupError where one is not found: whether what was written to it is on disk could not be told.
+        A dataset of ZFS is the source of its mount; of others, `devices` tells by the device's number (MAJOR:MINOR)
+        which they are. CgroupError where one is not found: whether what was written to it is on disk could not be told.
         """
-        seen: dict[str, str] = {}
+        seen: dict[tuple[str, str], str] = {}
         for pid in (*self.processes()[:1], os.getpid()):
             try:
                 lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
             except OSError:  # it has just ended
                 continue
             for line in lines:
-                fields, _, of = line.partition(" - ")
-                source = of.split(" ")[1]
-                if source in datasets and source not in seen:
-                    seen[source] = f"/proc/{pid}/root{fields.split(' ')[4]}".encode().decode("unicode_escape")
-        if unseen := sorted(set(datasets) - seen.keys()):
+                before, _, after = line.partition(" - ")
+                fields, source = before.split(" "), after.split(" ")[1]
+                dataset = devices.get(fields[2], source)
+                if dataset in datasets and (dataset, fields[2]) not in seen:
+                    seen[dataset, fields[2]] = f"/proc/{pid}/root{fields[4]}".encode().decode("unicode_escape")
+        if unseen := sorted(set(datasets) - {dataset for dataset, _ in seen}):
             raise CgroupError(f"{', '.join(unseen)} is not mounted in the container or the host: it cannot be synced")
         return sorted(seen.values())
 

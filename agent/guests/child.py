@@ -33,7 +33,9 @@ def say(**what: object) -> None:
 def pause(order: dict[str, Any]) -> None:
     """Until the agent lets go or the bound has passed."""
     try:
-        subject = find(order["kind"], order["path"], order["datasets"], order["agent"], order["clients"])
+        subject = find(
+            order["kind"], order["path"], order["datasets"], order["agent"], order["clients"], order["images"]
+        )
     except (CannotPause, OSError) as error:
         say(refused=str(error))
         return

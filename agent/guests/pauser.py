@@ -3,9 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Order:
     """The socket of a VM's guest agent, if its file systems are to be frozen."""
     clients: Sequence[str] = ()
     """Who has its disks on shared storage open."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """What the kernel calls a container's volumes on RBD."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Pauser:
         mark = self._places.marks / f"{guest.vmid}.json"
         agent = self._places.agent.format(vmid=guest.vmid) if guest.freeze and guest.kind == "qemu" else None
         path, datasets = place.format(vmid=guest.vmid), list(guest.datasets)
-        return Order(guest.kind, path, datasets, self._bound, str(mark), agent, guest.clients)
+        return Order(guest.kind, path, datasets, self._bound, str(mark), agent, guest.clients, guest.images)
 
     @asynccontextmanager
     async def pause(self, guest: GuestHere) -> AsyncIterator[Pause]:

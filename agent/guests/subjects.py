@@ -5,12 +5,14 @@ A VM's file systems are frozen by its guest agent first. A container's are synce
 
 import contextlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from holdfast.agent.guests import usage
 from holdfast.agent.guests.cgroup import Cgroup, CgroupError, sync
+from holdfast.agent.guests.krbd import mapped
 from holdfast.agent.guests.qga import AgentError, GuestAgent
 from holdfast.agent.guests.qmp import Monitor, MonitorError
 
@@ -130,12 +132,12 @@ class Machine:
 class Container:
     """A container. Frozen processes leave what they have written in memory: so it is synced, once beforehand."""
 
-    def __init__(self, path: str, datasets: Collection[str]) -> None:
+    def __init__(self, path: str, datasets: Collection[str], images: Mapping[str, str]) -> None:
         """FileNotFoundError where it does not run; CannotPause where it cannot be paused now."""
         try:
             self._cgroup = Cgroup(Path(path))
             self._ran = not self._cgroup.wanted()
-            self._mounts = self._cgroup.mounts(datasets)
+            self._mounts = self._cgroup.mounts(datasets, mapped(images))
             sync(self._mounts, time.monotonic() + PRESYNC)
         except CgroupError as error:
             raise CannotPause(str(error)) from None
@@ -207,15 +209,20 @@ def thaw(path: str) -> None:
 
 
 def find(
-    kind: str, path: str, datasets: Collection[str], agent: str | None = None, clients: Collection[str] = ()
+    kind: str,
+    path: str,
+    datasets: Collection[str],
+    agent: str | None = None,
+    clients: Collection[str] = (),
+    images: Mapping[str, str] = MappingProxyType({}),
 ) -> Subject:
     """The guest of which `path` is the monitor's socket (`qemu`) or the cgroup (`lxc`). CannotPause.
 
     `agent` is the socket of a VM's guest agent, where its file systems are to be frozen as well. `clients` have its
-    disks on shared storage open.
+    disks on shared storage open. `images`: what the kernel calls those of `datasets` that are on RBD.
     """
     try:
-        return Machine(path, agent) if kind == "qemu" else Container(path, datasets)
+        return Machine(path, agent) if kind == "qemu" else Container(path, datasets, images)
     except (FileNotFoundError, ConnectionRefusedError):
         return Off(datasets, path, clients)
     except OSError as error:

@@ -172,6 +172,11 @@ class NodeVolumes:
         """As the port says."""
         return tuple([who for back_end, names_ in self._split(datasets) for who in await back_end.clients(names_)])
 
+    async def kernel_names(self, datasets: Sequence[str]) -> Mapping[str, str]:
+        """As the port says."""
+        on_rbd = [dataset for dataset in datasets if self._of(dataset) is self._rbd]
+        return await self._rbd.kernel_names(on_rbd)
+
     async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
         """As the port says."""
         await self._of(aside).roll_back(aside, snapshot, guid, mark)

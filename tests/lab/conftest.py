@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from integration.ceph.cluster import CephCluster, ceph_running
 
 from .cache import locked, say
+from .ceph import POOLS
 from .cluster import Cluster
 from .host import Host
 from .lab import Lab
+from .network import GATEWAY
 from .recorder import Recorder
 
 # Of a test's own, without fixtures: the first lab of a machine is built for minutes.
@@ -52,6 +55,14 @@ def cluster(lab: Lab, hosts: list[Host]) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture
+def ceph(lab: Lab) -> Iterator[CephCluster]:
+    """Beside the hosts, in their network, with the pools of `ceph.POOLS`."""
+    with ceph_running(store="memstore", address=GATEWAY) as ceph:
+        ceph.make_pool(POOLS["ceph-replica"])
+        yield ceph
 
 
 @pytest.fixture

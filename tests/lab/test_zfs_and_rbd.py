@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from integration.ceph.cluster import CephCluster, ceph_running
+from integration.ceph.cluster import CephCluster
 from integration.ceph.site import by_hand
 
+from .ceph import KEYS, POOLS, add_storages, image_of
 from .cluster import Cluster
 from .guest_writer import start_writer
 from .host import Host
@@ -26,33 +27,12 @@ DISKS = {
     "scsi3": "ceph:vm-101-disk-3",
 }
 """In the order in which the guest writes."""
-POOLS = {"ceph": "rbd", "ceph-replica": "replica"}
-"""Storage → pool."""
-BOUND = 10.0
-"""Seconds: a host in the lab is 10 to 20 times slower than a real one."""
-KEYS = "/etc/holdfast/ceph"
-
-
-@pytest.fixture
-def ceph(lab: object) -> Iterator[CephCluster]:
-    """In the lab's network, which this process has entered."""
-    with ceph_running(store="memstore", address=GATEWAY) as ceph:
-        ceph.make_pool(POOLS["ceph-replica"])
-        yield ceph
 
 
 @pytest.fixture
 def vm(ceph: CephCluster, cluster: Cluster, hosts: list[Host]) -> Iterator[Host]:
     """The host of VM 101, with its empty disks; agents that reach Ceph."""
-    for storeid, pool in POOLS.items():
-        properties = {"pool": pool, "monhost": GATEWAY, "krbd": "0"}
-        spec = {"type": "rbd", "shared": True, "properties": properties}
-        cluster.apply({"kind": "Storage", "name": storeid, "spec": spec})
-    for host in hosts:
-        for storeid in POOLS:
-            host.put(ceph.keyring, f"{KEYS}/{storeid}.keyring", 0o600)
-        cluster.agents[host.name].kill()
-        cluster.start_agent(host, pause=BOUND, ceph_keys=KEYS)
+    add_storages(ceph, cluster, hosts, krbd=False)
     for storeid, _, name in (volume.partition(":") for volume in DISKS.values()):
         if storeid in POOLS:
             ceph.rbd("create", "--size", "64M", "--pool", POOLS[storeid], "--image", name)
@@ -97,9 +77,8 @@ def _counters(host: Host, ceph: CephCluster, point: dict[str, Any]) -> list[int]
     zvols = {slot: f"{dataset}@{name}" for slot, (dataset, name) in members.items() if not dataset.startswith("rbd:")}
     values = dict(zip(zvols, counters(host, list(zvols.values())), strict=True))
     for slot in members.keys() - zvols.keys():
-        dataset, snapshot = members[slot]
-        storeid, _, image = dataset.removeprefix("rbd:").partition("/")
-        with by_hand((ceph, POOLS[storeid], "")) as hand:
+        pool, image, snapshot = image_of(*members[slot])
+        with by_hand((ceph, pool, "")) as hand:
             values[slot] = int(hand.read(image, snapshot, 20).strip(b"\0") or 0)
     return [values[slot] for slot in DISKS]
 

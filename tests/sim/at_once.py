@@ -22,6 +22,9 @@ class AtOnce:
     async def clients(self, datasets: list[str]) -> tuple[str, ...]:
         return ()
 
+    async def kernel_names(self, datasets: list[str]) -> dict[str, str]:
+        return {}
+
     async def promote(self, *args: Any) -> None:
         self._storage.promote_clone(*args)
 

@@ -152,6 +152,9 @@ class SimVolumes:
     async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
         return ()
 
+    async def kernel_names(self, datasets: Sequence[str]) -> Mapping[str, str]:
+        return {}
+
     async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
         raise NotImplementedError  # never planned for ZFS
 

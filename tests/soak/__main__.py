@@ -18,7 +18,7 @@ Record = Callable[[int, str, float], None]
 """A run's number, its outcome and when it began (monotonic)."""
 
 LEDGER = Path(__file__).with_name("LEDGER.md")
-
+ROOT = LEDGER.parents[2]
 
 SCENARIOS: dict[str, Callable[[int, int, int, Record], None]] = {"replication": replication.run, "rbd": rbd.run}
 """Name → what does the runs number A up to B of a seed, and records each as it ends."""
@@ -44,14 +44,17 @@ def runs_done(ledger: str, scenario: str, seed: int) -> int:
 
 def record(scenario: str, seed: int, number: int, outcome: str, began: float) -> None:
     """Add a line to the ledger."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    changed = _git("status", "--porcelain", "--", ":/", f":(exclude,top){LEDGER.relative_to(ROOT)}")
+    commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     day = datetime.now(UTC).date()
     line = f"| {day} | {commit} | {scenario} | {seed} #{number} | {outcome} | {time.monotonic() - began:.0f} s |"
     click.echo(line)
     with LEDGER.open("a") as file:
         file.write(line + "\n")
+
+
+def _git(*args: str) -> str:
+    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

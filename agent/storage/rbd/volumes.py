@@ -361,6 +361,16 @@ class RbdVolumes:
             found += await self._cluster(pool).call("look for clients", partial(rollback.clients, datasets=here))
         return tuple(sorted(set(found)))
 
+    async def kernel_names(self, datasets: Sequence[str]) -> Mapping[str, str]:
+        """The names of a storage say nothing to the kernel, and two clusters may have pools of one name."""
+        found: dict[str, str] = {}
+        for pool in sorted({pool_of(dataset) for dataset in datasets}):
+            cluster = self._cluster(pool)
+            fsid = await cluster.call("ask which cluster it is", lambda p: p.fsid)
+            where = f"{fsid}/{cluster.access.pool}/{cluster.access.namespace}"
+            found |= {d: f"{where}/{names.image_of(d)}" for d in datasets if pool_of(d) == pool}
+        return found
+
     async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
         """rbd snap rollback, which takes as many operations as the image has objects."""
         act = partial(rollback.roll_back, aside=aside, snapshot=snapshot, guid=guid, mark=mark)

@@ -148,6 +148,10 @@ class ZfsVolumes:
         args = [names.anchor(pool, vmid), str(epoch), check_dataset(dataset), names.check_snapshot(snapshot)]
         await self._program(pool, "promote", [*args, signed(guid)])
 
+    async def kernel_names(self, datasets: Sequence[str]) -> Mapping[str, str]:
+        """ZFS is not RBD."""
+        return {}
+
     async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
         """A pool is one node's, whose kernel knows."""
         return ()

@@ -53,6 +53,9 @@ class _Machine:
     async def clients(self, datasets: Sequence[str]) -> tuple[str, ...]:
         return self.seen.pop(0) if self.seen else ()
 
+    async def kernel_names(self, datasets: Sequence[str]) -> dict[str, str]:
+        return {}
+
     async def prepare(self, pool: str, vmid: int) -> None:
         """Nothing to do."""
 

@@ -1,0 +1,44 @@
+"""Which of a guest's images this machine's kernel has mapped: a folder as sysfs has it."""
+
+from pathlib import Path
+
+from holdfast.agent.guests.krbd import mapped
+
+FSID = "4e2b9c1e-7f0e-4a55-9d30-111111111111"
+OTHER = "4e2b9c1e-7f0e-4a55-9d30-222222222222"
+IMAGES = {"rbd:ceph/vm-101-disk-0": f"{FSID}/rbd//vm-101-disk-0", "rbd:ns/vm-101-disk-1": f"{FSID}/rbd/a/vm-101-disk-1"}
+
+
+def _map(bus: Path, number: int, name: str, snapshot: str = "-", **missing: bool) -> None:
+    fsid, pool, namespace, image = name.split("/")
+    said = {"cluster_fsid": fsid, "pool": pool, "pool_ns": namespace, "name": image, "current_snap": snapshot}
+    said |= {"major": "252", "minor": str(16 * number)}
+    device = bus / str(number)
+    device.mkdir(parents=True)
+    for attribute, value in said.items():
+        if attribute not in missing:
+            (device / attribute).write_text(f"{value}\n")
+
+
+def test_an_image_is_known_by_cluster_pool_namespace_and_name(tmp_path: Path) -> None:
+    _map(tmp_path, 0, f"{FSID}/rbd//vm-101-disk-0")
+    _map(tmp_path, 1, f"{FSID}/rbd/a/vm-101-disk-1")
+    _map(tmp_path, 2, f"{OTHER}/rbd//vm-101-disk-0")
+    _map(tmp_path, 3, f"{FSID}/rbd/b/vm-101-disk-1")
+    _map(tmp_path, 4, f"{FSID}/fast//vm-101-disk-0")
+    assert mapped(IMAGES, tmp_path) == {"252:0": "rbd:ceph/vm-101-disk-0", "252:16": "rbd:ns/vm-101-disk-1"}
+
+
+def test_a_snapshot_that_is_mapped_is_not_the_guests_disk(tmp_path: Path) -> None:
+    _map(tmp_path, 0, f"{FSID}/rbd//vm-101-disk-0", snapshot="holdfast-1-1")
+    assert mapped(IMAGES, tmp_path) == {}
+
+
+def test_a_device_that_goes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    _map(tmp_path, 0, f"{FSID}/rbd//vm-101-disk-0", current_snap=True)
+    _map(tmp_path, 1, f"{FSID}/rbd/a/vm-101-disk-1")
+    assert mapped(IMAGES, tmp_path) == {"252:16": "rbd:ns/vm-101-disk-1"}
+
+
+def test_a_machine_without_the_kernels_client_has_none(tmp_path: Path) -> None:
+    assert mapped(IMAGES, tmp_path / "none") == {}
