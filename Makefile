@@ -104,4 +104,4 @@ lab-down: env ## remove the virtual hosts
 
 .PHONY: test-lab
 test-lab: env ## on virtual hosts with real OpenZFS
-	$(RUN) pytest tests/lab
+	$(RUN) pytest tests/lab --durations=12
