@@ -1,6 +1,7 @@
 """`holdfast-agent`: one per node, under systemd."""
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -47,7 +48,10 @@ def main(config: Path | None, verbose: bool) -> None:
         credentials = settings.credentials()
     except (InsecureRefused, OSError, ValueError) as error:
         raise click.UsageError(f"the agent is not started: {error}") from None
-    sys.exit(asyncio.run(_run(settings, credentials)))
+    code = asyncio.run(_run(settings, credentials))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a call into librbd that hangs must not keep the process: nothing is left to be done
 
 
 async def _serve(agent: Agent, settings: AgentSettings, host: Host, publisher: Publisher | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import orjson
 from holdfast.agent.ports import Refused, VolumesError
 from holdfast.agent.storage.rbd import binding
 from holdfast.agent.storage.rbd.access import Access
@@ -37,6 +38,22 @@ class Pool:
         self.id = int(io.get_pool_id())
         self.rados, self.rbd = binding.rados(), binding.rbd()
 
+    @property
+    def new_clones(self) -> bool:
+        """Whether a snapshot needs no protection to be cloned, as librbd decides (`rbd_default_clone_format`).
+
+        Raises VolumesError where the mons do not say what they require of clients.
+        """
+        wanted = str(self.connection.conf_get("rbd_default_clone_format"))
+        if wanted != "auto":
+            return wanted == "2"
+        command = orjson.dumps({"prefix": "osd get-require-min-compat-client"}).decode()
+        code, out, said = self.connection.mon_command(command, b"")
+        if code:
+            raise VolumesError(f"the mons do not say what they require of clients ({code}): {said}")
+        required = bytes(out).decode().strip()
+        return required != "unknown" and required >= "mimic"  # releases go by the alphabet
+
 
 class _Connection:
     """A connection and how many threads use it. It is shut down by the last of them: a call that is under way on one
@@ -58,7 +75,7 @@ class Cluster:
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._threads = ThreadPoolExecutor(THREADS, f"rbd-{access.storeid}")
+        self._threads = self._new_threads()
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
 
@@ -68,6 +85,7 @@ class Cluster:
             async with asyncio.timeout(limit):
                 return await self.start(what, work)
         except TimeoutError:
+            self._leave_behind()
             raise VolumesError(f"{what}: {self.access} did not end it within {limit:.0f} s.") from None
 
     def start(self, what: str, work: Callable[[Pool], Outcome]) -> asyncio.Future[Outcome]:
@@ -77,6 +95,16 @@ class Cluster:
     def close(self) -> None:
         """Let go of the connection."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._retire()
+
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(THREADS, f"rbd-{self.access.storeid}")
+
+    def _leave_behind(self) -> None:
+        """What hangs may do so for ever, and keeps a thread and a connection; those to come shall have others."""
+        self._threads.shutdown(wait=False)
+        self._threads = self._new_threads()
         with self._lock:
             self._retire()
 
