@@ -55,7 +55,8 @@ CAN: Mapping[str, frozenset[Capability]] = {
         | {C.RESIZE, C.ROLLBACK, C.CLONE, C.MOUNT}
     ),
     "rbd": frozenset(
-        {C.POINTS, C.REPLICAS, C.INCREMENTAL, C.HOLDS, C.RESIZE, C.ROLLBACK, C.CLONE, C.TRASH, C.SHARED, C.FENCE}
+        {C.POINTS, C.REPLICAS, C.INCREMENTAL, C.HOLDS, C.RESIZE, C.ROLLBACK}
+        | {C.CLONE, C.MOUNT, C.TRASH, C.SHARED, C.FENCE}
     ),
 }
 """By Proxmox's storage type."""

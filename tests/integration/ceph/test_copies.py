@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from holdfast.agent.guests import krbd
 from holdfast.agent.ports import CopyOrder, Refused, VolumesError
 from holdfast.agent.storage.rbd import binding
 from holdfast.agent.storage.volumes import NodeVolumes
@@ -17,6 +18,7 @@ from integration.ceph.site import Hand, Site, Where, by_hand
 pytestmark = pytest.mark.timeout(120, func_only=True)
 
 COPY = f"holdfast.clones.101-look-{IMAGES[0]}"
+DATASET = f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}"
 
 
 @pytest.fixture(params=["1", "2"], ids=["old clones", "new clones"])
@@ -62,7 +64,7 @@ async def test_a_copy_shows_the_point_and_what_is_written_to_it_stays_in_it(volu
         hand.write(IMAGES[0], b"later....")
         await volumes.make_copy(copy_of(point))
         found = copies(await volumes.scan())[101, "look"]
-        assert found.datasets == {"scsi0": f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}"}
+        assert found.datasets == {"scsi0": DATASET}
         assert hand.read(COPY, length=9) == b"as it was"
         hand.write(COPY, b"in copy..")
         assert hand.read(IMAGES[0], length=9) == b"later...."
@@ -84,9 +86,9 @@ async def test_a_copy_of_a_replicas_point_is_none_of_its_replicas_and_leaves_its
         with binding.rbd().Image(hand.io, IMAGES[0]) as image:
             image.metadata_set("holdfast.replica", "101/scsi0 alpha")
         await volumes.make_copy(copy_of(point))
-        marks = (await volumes.scan()).volumes[f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}"].marks
+        marks = (await volumes.scan()).volumes[DATASET].marks
         assert marks.keys() == {"copy"}
-        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+        await volumes.drop_copy(DATASET)
         with binding.rbd().Image(hand.io, IMAGES[0]) as image:
             assert not image.is_protected_snap(point.members[0].snapshot)
 
@@ -104,21 +106,25 @@ async def test_a_copy_that_was_flattened_holds_nothing_and_is_removed_as_any_oth
         await gone(volumes, point)
         assert hand.snapshots(IMAGES[0]) == []
         assert hand.read(COPY, length=9) == b"as it was"
-        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+        await volumes.drop_copy(DATASET)
         assert COPY not in binding.rbd().RBD().list(hand.io)
 
 
 async def test_only_a_copy_of_this_node_is_removed(volumes: NodeVolumes, where: Where) -> None:
     Site.rbd(where, "create", "--size", "8M", "--image", COPY)
     with pytest.raises(Refused, match="left alone"):
-        await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+        await volumes.drop_copy(DATASET)
     assert COPY.encode() in Site.rbd(where, "ls").split()
 
 
-async def test_a_point_of_ceph_cannot_be_mounted_and_the_refusal_says_what_can(volumes: NodeVolumes) -> None:
+async def test_without_the_kernels_client_nothing_is_made_that_would_be_mounted(
+    volumes: NodeVolumes, where: Where, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(krbd, "BUS", tmp_path / "none")
     point = await volumes.take(order(1, Consistency.ATOMIC))
-    with pytest.raises(Refused, match=r"of type rbd, which cannot mount points \(can: zfspool\)"):
+    with pytest.raises(Refused, match="modprobe rbd"):
         await volumes.make_copy(copy_of(point, folder="/run/x"))
+    assert copies(await volumes.scan()) == {}
 
 
 async def test_a_snapshot_with_a_clone_of_somebody_is_not_removed_and_the_clone_is_named(
@@ -160,7 +166,7 @@ async def test_a_snapshot_that_was_removed_under_its_clones_is_no_snapshot_any_m
             await gone(volumes, point)
             assert len(hand.snapshots(IMAGES[0])) == 1, "that which Ceph keeps"
             assert (await volumes.scan()).volumes[f"rbd:home/{IMAGES[0]}"].snapshots == ()
-            await volumes.drop_copy(f"rbd:home/holdfast/clones/101-look-{IMAGES[0]}")
+            await volumes.drop_copy(DATASET)
             assert COPY not in binding.rbd().RBD().list(hand.io)
 
 
