@@ -18,8 +18,7 @@ async def make(context: Context, ask: Request) -> str:
     assert ask.name is not None
     scan = await context.scanner.look(ask.vmid, 0)
     point = _point(context, scan, ask.vmid, PointId.parse(ask.at))
-    wanted = Capability.CLONE if ask.seconds is None else Capability.MOUNT
-    if why := next(filter(None, (lacking(each.dataset, wanted) for each in point.members)), None):
+    if why := next(filter(None, (lacking(each.dataset, _wanted(ask)) for each in point.members)), None):
         raise Refused("NotPossible", why)
     found = copies(scan).get((ask.vmid, ask.name))
     if found is not None and (found.point != ask.at or (found.until is None) != (ask.seconds is None)):
@@ -54,6 +53,27 @@ def _order(ask: Request, member: Member, scan: Scan, until: datetime | None) -> 
         mark=mark.model_dump_json(exclude_none=True),
         folder=folder(ask.vmid, ask.name, member.disk) if until is not None else None,
     )
+
+
+async def flatten(context: Context, ask: Request) -> str:
+    """Let a copy that was made need its point no more. Returns what there is then. Raises Refused or VolumesError.
+
+    Not under the guest's lock: nothing of the guest is changed, and no point could be taken meanwhile.
+    """
+    assert ask.name is not None
+    scan = await context.scanner.look(ask.vmid, 0)
+    found = copies(scan).get((ask.vmid, ask.name))
+    if found is None:
+        raise Refused("UnknownCopy", f"copy {ask.name} of guest {ask.vmid} was removed before it was flattened.")
+    for each in found.datasets.values():
+        await context.volumes.flatten_copy(each)
+    return await _seen(context, ask.vmid, ask.name)
+
+
+def _wanted(ask: Request) -> Capability:
+    if ask.flatten:
+        return Capability.FLATTEN
+    return Capability.CLONE if ask.seconds is None else Capability.MOUNT
 
 
 async def _seen(context: Context, vmid: int, name: str) -> str:
@@ -100,4 +120,5 @@ def _point(context: Context, scan: Scan, vmid: int, id: PointId) -> RecoveryPoin
 def _described(copy: Copy, scan: Scan) -> str:
     lines = ", ".join(f"{slot}: {place}" for slot, place in where(copy, scan.volumes).items())
     until = f", until {copy.until:%F %T %Z}" if copy.until else ""
-    return f"point {copy.point} of guest {copy.vmid} is there as {copy.name}{until}: {lines}"
+    needs = "" if copy.needs_point else ", and does not need the point"
+    return f"point {copy.point} of guest {copy.vmid} is there as {copy.name}{until}{needs}: {lines}"

@@ -253,6 +253,9 @@ class Volumes(Protocol):
     async def show_copy(self, order: CopyOrder) -> None:
         """Mount what was cloned in its folder, or give it a device. What is so already is as good."""
 
+    async def flatten_copy(self, dataset: str) -> None:
+        """On RBD: copy into a clone what it shares with its point, which it does not need any more then."""
+
     async def drop_copy(self, dataset: str) -> None:
         """Destroy a copy, shown or not; VolumesError while it is in use."""
 

@@ -39,6 +39,8 @@ class Copy:
     until: datetime | None
     datasets: dict[str, str] = field(default_factory=dict)
     """Slot → dataset."""
+    needs_point: bool = False
+    """Whether anything of it is a clone still, which has not been flattened."""
 
 
 def copies(scan: Scan) -> dict[tuple[int, str], Copy]:
@@ -53,6 +55,7 @@ def copies(scan: Scan) -> dict[tuple[int, str], Copy]:
             continue
         copy = found.setdefault((mark.vmid, mark.name), Copy(mark.vmid, mark.name, mark.point, mark.until))
         copy.datasets[mark.disk] = volume.dataset
+        copy.needs_point |= volume.origin is not None
     return found
 
 

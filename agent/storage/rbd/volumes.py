@@ -393,6 +393,12 @@ class RbdVolumes:
         name = await cluster.call("look", lambda p: copies.kernel_name(p, order.dataset, self._me))
         await mounting.show(cluster.access, name, order.folder if order.kind == "filesystem" else None)
 
+    async def flatten_copy(self, dataset: str) -> None:
+        """rbd flatten, which takes as many operations as the image has objects."""
+        await self._cluster(pool_of(dataset)).call(
+            f"flatten {dataset}", lambda p: copies.flatten(p, dataset, self._me), LIMIT_OF_ALL
+        )
+
     async def drop_copy(self, dataset: str) -> None:
         """Remove a clone, once nothing shows it here."""
         cluster = self._cluster(pool_of(dataset))

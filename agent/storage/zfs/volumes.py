@@ -173,6 +173,10 @@ class ZfsVolumes:
         """As `copies.show`."""
         await copies.show(order)
 
+    async def flatten_copy(self, dataset: str) -> None:
+        """Never planned: a clone of ZFS always needs its snapshot."""
+        raise NotImplementedError
+
     async def drop_copy(self, dataset: str) -> None:
         """zfs destroy: of this one, which has no snapshots, and only where copies are."""
         if not names.is_copy(check_dataset(dataset)):

@@ -32,6 +32,15 @@ def test_a_refusal_names_what_is_missing_and_which_storage_has_it() -> None:
     )
 
 
+def test_a_refusal_says_what_to_do_instead_where_there_is_something() -> None:
+    said = lacking("tank/vm-101-disk-0", Capability.FLATTEN)
+    assert said is not None
+    assert said.endswith(
+        "cannot make copies that do not need their point (can: rbd). Make a copy that needs it, and zfs"
+        " send | zfs recv that."
+    )
+
+
 def test_people_see_the_whole_table() -> None:
     shown = CliRunner().invoke(capabilities).output.splitlines()
     assert shown[0].split()[:3] == ["CAPABILITY", "rbd", "zfspool"]

@@ -1,12 +1,16 @@
-"""Copies of points: what people are told of them."""
+"""Copies of points: what people are told of them, and for how long they keep their point."""
 
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from holdfast.coordinator.model.point import PointId
+from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.copies import CopyMark, copies, where
+from holdfast.coordinator.planning.kept import NO_RULES
+from holdfast.coordinator.planning.leftovers import kept_here
 from holdfast.coordinator.planning.observed import Scan, Volume
-from unit.planning.made import NOON, VMID, dataset
+from unit.planning.made import NOON, VMID, Home, dataset
 
 POINT = "1-1"
 
@@ -38,3 +42,27 @@ def _places(*volumes: Volume) -> dict[str, str]:
 )
 def test_people_are_told_what_they_can_use(copy: Volume, place: str) -> None:
     assert list(_places(copy).values()) == [place]
+
+
+@pytest.mark.parametrize(("origin", "stays"), [(f"{dataset('scsi0')}@holdfast-1-1", True), (None, False)])
+def test_a_point_stays_for_its_copy_unless_that_is_flat(origin: str | None, stays: bool) -> None:
+    home = Home("scsi0")
+    home.take()
+    copy = replace(_copy("tank/holdfast/clones/a", "scsi0", mounted=False), origin=origin)
+    scan = home.scan()
+    scan = replace(scan, volumes={**scan.volumes, copy.dataset: copy})
+    assert (PointId(1, 1) in kept_here(VMID, scan, NO_RULES)) is stays
+
+
+def test_of_a_copy_with_several_disks_one_that_is_not_flat_is_enough() -> None:
+    flat = replace(_copy("tank/holdfast/clones/a", "scsi0"), origin=None)
+    other = _copy("tank/holdfast/clones/b", "scsi1")
+    scan = Scan(NOON, {v.dataset: v for v in (flat, other)}, {})
+    assert copies(scan)[VMID, "look"].needs_point
+
+
+def test_only_a_clone_is_flattened() -> None:
+    particulars = {"vmid": VMID, "asked": NOON, "node": "alpha", "at": POINT, "name": "look", "flatten": True}
+    assert Request.model_validate({"action": "clone", **particulars}).flatten
+    with pytest.raises(ValueError, match="mount does not go with flatten"):
+        Request.model_validate({"action": "mount", **particulars, "seconds": 60})
