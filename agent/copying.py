@@ -1,14 +1,14 @@
 """Makes and destroys copies of points on this node, whether it owns the guest or holds a replica of it."""
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from holdfast.agent.context import Context
-from holdfast.agent.ports import CopyOrder, Refused
+from holdfast.agent.ports import CopyOrder, Refused, VolumesError
 from holdfast.coordinator.model.capabilities import Capability, lacking
-from holdfast.coordinator.model.point import PointId, RecoveryPoint
+from holdfast.coordinator.model.point import Member, PointId, RecoveryPoint
 from holdfast.coordinator.model.request import Request
-from holdfast.coordinator.planning.copies import Copy, CopyMark, copies, dataset, folder, missing, where
+from holdfast.coordinator.planning.copies import Copy, CopyMark, copies, dataset, folder, has_files, missing, where
 from holdfast.coordinator.planning.observed import Scan, pool_of
 
 
@@ -18,8 +18,7 @@ async def make(context: Context, ask: Request) -> str:
     assert ask.name is not None
     scan = await context.scanner.look(ask.vmid, 0)
     point = _point(context, scan, ask.vmid, PointId.parse(ask.at))
-    wanted = Capability.CLONE if ask.seconds is None else Capability.MOUNT
-    if why := next(filter(None, (lacking(each.dataset, wanted) for each in point.members)), None):
+    if why := next(filter(None, (lacking(each.dataset, _wanted(ask)) for each in point.members)), None):
         raise Refused("NotPossible", why)
     found = copies(scan).get((ask.vmid, ask.name))
     if found is not None and (found.point != ask.at or (found.until is None) != (ask.seconds is None)):
@@ -27,22 +26,64 @@ async def make(context: Context, ask: Request) -> str:
     until = ask.asked + timedelta(seconds=ask.seconds) if ask.seconds is not None else None
     context.scanner.changed(ask.vmid)
     await _confirm(context, ask.vmid, [each.dataset for each in point.members])
-    for slot in missing(found, point):
-        member = point.member(slot)
-        assert member is not None
-        mark = CopyMark(vmid=ask.vmid, name=ask.name, point=ask.at, disk=slot, until=until)
-        order = CopyOrder(
-            snapshot=member.full_name,
-            dataset=dataset(ask.vmid, ask.name, member.dataset),
-            kind=scan.volumes[member.dataset].kind,
-            mark=mark.model_dump_json(exclude_none=True),
-            folder=folder(ask.vmid, ask.name, slot) if until is not None else None,
-        )
-        await context.volumes.make_copy(order)
-    context.scanner.changed(ask.vmid)
+    lacks, made = missing(found, point), []
+    try:
+        for member in point.members:
+            order = _order(ask, member, scan, until)
+            if member.disk in lacks:
+                await context.volumes.make_copy(order)
+                made.append(order.dataset)
+            if until is not None:
+                await context.volumes.show_copy(order)
+    except Refused:  # for good: nothing of it is to stay
+        for gone in made:
+            await context.volumes.drop_copy(gone)
+        raise
+    return await _seen(context, ask.vmid, ask.name)
+
+
+def _order(ask: Request, member: Member, scan: Scan, until: datetime | None) -> CopyOrder:
+    assert ask.at is not None
+    assert ask.name is not None
+    mark = CopyMark(vmid=ask.vmid, name=ask.name, point=ask.at, disk=member.disk, until=until)
+    return CopyOrder(
+        snapshot=member.full_name,
+        dataset=dataset(ask.vmid, ask.name, member.dataset),
+        kind="filesystem" if has_files(scan.volumes[member.dataset], member.disk) else "volume",
+        mark=mark.model_dump_json(exclude_none=True),
+        folder=folder(ask.vmid, ask.name, member.disk) if until is not None else None,
+    )
+
+
+async def flatten(context: Context, ask: Request) -> str:
+    """Let a copy that was made need its point no more. Returns what there is then. Raises Refused or VolumesError.
+
+    Not under the guest's lock: nothing of the guest is changed, and no point could be taken meanwhile.
+    """
+    assert ask.name is not None
     scan = await context.scanner.look(ask.vmid, 0)
+    found = copies(scan).get((ask.vmid, ask.name))
+    if found is None:
+        raise Refused("UnknownCopy", f"copy {ask.name} of guest {ask.vmid} was removed before it was flattened.")
+    for each in found.datasets.values():
+        await context.volumes.flatten_copy(each)
+    return await _seen(context, ask.vmid, ask.name)
+
+
+def _wanted(ask: Request) -> Capability:
+    if ask.flatten:
+        return Capability.FLATTEN
+    return Capability.CLONE if ask.seconds is None else Capability.MOUNT
+
+
+async def _seen(context: Context, vmid: int, name: str) -> str:
+    context.scanner.changed(vmid)
+    scan = await context.scanner.look(vmid, 0)
     context.report()
-    return _described(copies(scan)[ask.vmid, ask.name], scan)
+    copy = copies(scan).get((vmid, name))
+    if copy is None:
+        raise VolumesError(f"copy {name} of guest {vmid} is not seen; it is looked for again.")
+    return _described(copy, scan)
 
 
 async def destroy(context: Context, vmid: int, name: str) -> str:
@@ -77,7 +118,7 @@ def _point(context: Context, scan: Scan, vmid: int, id: PointId) -> RecoveryPoin
 
 
 def _described(copy: Copy, scan: Scan) -> str:
-    places = where(copy, {name: scan.volumes[name].kind for name in copy.datasets.values()})
-    lines = ", ".join(f"{slot}: {place}" for slot, place in places.items())
+    lines = ", ".join(f"{slot}: {place}" for slot, place in where(copy, scan.volumes).items())
     until = f", until {copy.until:%F %T %Z}" if copy.until else ""
-    return f"point {copy.point} of guest {copy.vmid} is there as {copy.name}{until}: {lines}"
+    needs = "" if copy.needs_point else ", and does not need the point"
+    return f"point {copy.point} of guest {copy.vmid} is there as {copy.name}{until}{needs}: {lines}"

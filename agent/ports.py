@@ -248,10 +248,16 @@ class Volumes(Protocol):
         """On RBD: undo `put_aside`."""
 
     async def make_copy(self, order: CopyOrder) -> None:
-        """Clone a point's snapshot for a person."""
+        """Clone a point's snapshot for a person. Refused where it is to be shown, and cannot be."""
+
+    async def show_copy(self, order: CopyOrder) -> None:
+        """Mount what was cloned in its folder, or give it a device. What is so already is as good."""
+
+    async def flatten_copy(self, dataset: str) -> None:
+        """On RBD: copy into a clone what it shares with its point, which it does not need any more then."""
 
     async def drop_copy(self, dataset: str) -> None:
-        """Destroy a copy; VolumesError while it is in use."""
+        """Destroy a copy, shown or not; VolumesError while it is in use."""
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """Set native properties of a container's volume."""

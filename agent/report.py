@@ -173,7 +173,7 @@ class Reporter:
             scan = self._scanner.known(vmid)
             for copy in copies(scan).values() if scan else ():
                 if copy.vmid == vmid and scan is not None:
-                    places = where(copy, {name: scan.volumes[name].kind for name in copy.datasets.values()})
+                    places = where(copy, scan.volumes)
                     yield CopyReport(vmid=vmid, name=copy.name, point=copy.point, disks=places, until=copy.until)
 
     def _self(self, now: datetime) -> AgentReport:

@@ -95,7 +95,8 @@ class Requests:
             case "clone" | "mount":
                 operation = f"{request.action} of point {request.at}"
                 making = partial(copying.make, self._context, request)
-                return await self._context.locks.run(request.vmid, operation, lambda _: making())
+                made = await self._context.locks.run(request.vmid, operation, lambda _: making())
+                return await copying.flatten(self._context, request) if request.flatten else made
             case "unclone":
                 assert request.name is not None
                 return await self._unclone(request.vmid, request.name)

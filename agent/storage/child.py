@@ -22,6 +22,10 @@ STALL = 30.0
 # an epoch that nobody checks any more. setpriv(1) arms PR_SET_PDEATHSIG and becomes the command.
 _BOUND_TO_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
+# systemd gives the agent a mount namespace of its own, in which nobody would see what is mounted; and the host would go
+# on seeing what is not any more. Its /sys is read-only, too.
+_SEEN_BY_THE_HOST = ("nsenter", "--mount=/proc/1/ns/mnt", "--")
+
 
 class StreamChannel(Channel, Protocol):
     """A channel that child processes can write into and read from."""
@@ -33,12 +37,37 @@ class StreamChannel(Channel, Protocol):
         """A descriptor for the child that reads the stream; it is gone when the block is left."""
 
 
-async def start(argv: Sequence[str], *, stdin: int, stdout: int) -> asyncio.subprocess.Process:
-    """Start a command; the caller reaps it. Its standard error is a pipe."""
+async def start(argv: Sequence[str], *, stdin: int, stdout: int, mounts: bool = False) -> asyncio.subprocess.Process:
+    """Start a command; the caller reaps it. Its standard error is a pipe.
+
+    `mounts`: it makes or undoes mounts or devices, which the host is to see.
+    """
+    where = _SEEN_BY_THE_HOST if mounts else ()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CEPH_")}
     return await asyncio.create_subprocess_exec(
-        *_BOUND_TO_US, *argv, stdin=stdin, stdout=stdout, stderr=asyncio.subprocess.PIPE, env=environment
+        *_BOUND_TO_US, *where, *argv, stdin=stdin, stdout=stdout, stderr=asyncio.subprocess.PIPE, env=environment
     )
+
+
+async def run(
+    argv: Sequence[str], *, limit: float, hint: str, stdin: bytes | None = None, mounts: bool = False
+) -> bytes:
+    """Run a command to its end and return what it printed. Raises VolumesError with its words if it fails.
+
+    If it does not end within `limit` seconds it is killed; `hint` says what may be the matter. `mounts`: see `start`.
+    """
+    source = asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE
+    process = await start(argv, stdin=source, stdout=asyncio.subprocess.PIPE, mounts=mounts)
+    try:
+        async with asyncio.timeout(limit):
+            out, err = await process.communicate(stdin)
+    except TimeoutError:
+        raise VolumesError(f"{argv[0]} {argv[1]} did not end within {limit:.0f} s; {hint}") from None
+    finally:
+        await reap(process)
+    if process.returncode:
+        raise VolumesError(failure(argv, process.returncode, err))
+    return out
 
 
 async def reap(process: asyncio.subprocess.Process) -> None:

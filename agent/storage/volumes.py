@@ -189,6 +189,14 @@ class NodeVolumes:
         """As the port says."""
         await self._of(order.snapshot).make_copy(order)
 
+    async def show_copy(self, order: CopyOrder) -> None:
+        """As the port says."""
+        await self._of(order.snapshot).show_copy(order)
+
+    async def flatten_copy(self, dataset: str) -> None:
+        """As the port says."""
+        await self._of(dataset).flatten_copy(dataset)
+
     async def drop_copy(self, dataset: str) -> None:
         """As the port says."""
         await self._of(dataset).drop_copy(dataset)

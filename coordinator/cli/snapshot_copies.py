@@ -17,15 +17,19 @@ HEADERS = ("NODE", "GUEST", "COPY", "POINT", "UNTIL", "DISK", "WHERE")
 @click.argument("vmid", type=int)
 @click.argument("point", type=PointParameter())
 @click.option("--to", "name", required=True, help="What the copy is called: letters, digits and dashes.")
+@click.option("--flatten", is_flag=True, help="Copy all of it, so that it does not need POINT any more. On Ceph only.")
 @_NODE
 @TIMEOUT
 @pass_connection
-def clone(connection: Connection, vmid: int, point: PointId, name: str, node: str | None, patience: float) -> None:
-    """Make a copy of POINT, as clones that are read-only and closed to the host; it stays until unclone."""
+def clone(
+    connection: Connection, vmid: int, point: PointId, name: str, flatten: bool, node: str | None, patience: float
+) -> None:
+    """Make a copy of POINT, closed to the host; it stays until unclone, and keeps POINT unless it is flattened."""
 
     async def work(store: Store) -> str:
         at = node or owner_of(await load(store, connection.keyspace), vmid)
-        return await ask_for(store, connection, patience, "clone", vmid, at, at=str(point), name=name)
+        more = {"at": str(point), "name": name, "flatten": flatten}
+        return await ask_for(store, connection, patience, "clone", vmid, at, **more)
 
     click.echo(clean(connection.run(work)))
 

@@ -21,6 +21,7 @@ class Capability(StrEnum):
     ROLLBACK = "rollback"
     CLONE = "clone"
     MOUNT = "mount"
+    FLATTEN = "flatten"
     TRASH = "trash"
     SHARED = "shared"
     FENCE = "fence"
@@ -43,6 +44,7 @@ _WORDS: Mapping[Capability, str] = {
     Capability.ROLLBACK: "bring a guest back to a point",
     Capability.CLONE: "make copies of points",
     Capability.MOUNT: "mount points",
+    Capability.FLATTEN: "make copies that do not need their point",
     Capability.TRASH: "keep what is removed for a time of grace",
     Capability.SHARED: "be reached by several nodes at once",
     Capability.FENCE: "shut out a client that may still write",
@@ -55,10 +57,14 @@ CAN: Mapping[str, frozenset[Capability]] = {
         | {C.RESIZE, C.ROLLBACK, C.CLONE, C.MOUNT}
     ),
     "rbd": frozenset(
-        {C.POINTS, C.REPLICAS, C.INCREMENTAL, C.HOLDS, C.RESIZE, C.ROLLBACK, C.CLONE, C.TRASH, C.SHARED, C.FENCE}
+        {C.POINTS, C.REPLICAS, C.INCREMENTAL, C.HOLDS, C.RESIZE, C.ROLLBACK}
+        | {C.CLONE, C.MOUNT, C.FLATTEN, C.TRASH, C.SHARED, C.FENCE}
     ),
 }
 """By Proxmox's storage type."""
+
+_INSTEAD: Mapping[Capability, str] = {C.FLATTEN: " Make a copy that needs it, and zfs send | zfs recv that."}
+"""What to do where a thing cannot be done."""
 
 
 def types_that(wanted: Capability) -> str:
@@ -76,4 +82,5 @@ def lacking(dataset: str, wanted: Capability) -> str | None:
     type = type_of(dataset)
     if wanted in CAN[type]:
         return None
-    return f"{dataset} is on storage of type {type}, which cannot {wanted.words} (can: {types_that(wanted)})."
+    instead = _INSTEAD.get(wanted, "")
+    return f"{dataset} is on storage of type {type}, which cannot {wanted.words} (can: {types_that(wanted)}).{instead}"

@@ -67,6 +67,8 @@ class Request(Record):
     """What the copy is called."""
     seconds: Annotated[int, Field(ge=1, le=MAX_MOUNTED)] | None = None
     """After how many a mounted point is let go of."""
+    flatten: bool = False
+    """Whether a clone is not to need its point any more, once all that it shares with that was copied into it."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -74,6 +76,8 @@ class Request(Record):
         given = {name for name in _PARTICULARS if getattr(self, name) is not None}
         if given != wanted:
             raise ValueError(f"{self.action} goes with {', '.join(sorted(wanted)) or 'none of ' + _ALL}")
+        if self.flatten and self.action != "clone":
+            raise ValueError(f"{self.action} does not go with flatten")
         return self
 
 

@@ -12,7 +12,7 @@ from holdfast.coordinator.model.names import DiskSlot, Vmid
 from holdfast.coordinator.model.point import RecoveryPoint
 from holdfast.coordinator.model.record import Instant, Record
 from holdfast.coordinator.model.request import CopyName, PointNumber
-from holdfast.coordinator.planning.observed import Scan, is_rbd, pool_of
+from holdfast.coordinator.planning.observed import Scan, Volume, is_rbd, pool_of
 from pydantic import ValidationError
 
 MOUNTS = "/run/holdfast/mounts"
@@ -39,6 +39,8 @@ class Copy:
     until: datetime | None
     datasets: dict[str, str] = field(default_factory=dict)
     """Slot → dataset."""
+    needs_point: bool = False
+    """Whether anything of it is a clone still, which has not been flattened."""
 
 
 def copies(scan: Scan) -> dict[tuple[int, str], Copy]:
@@ -53,6 +55,7 @@ def copies(scan: Scan) -> dict[tuple[int, str], Copy]:
             continue
         copy = found.setdefault((mark.vmid, mark.name), Copy(mark.vmid, mark.name, mark.point, mark.until))
         copy.datasets[mark.disk] = volume.dataset
+        copy.needs_point |= volume.origin is not None
     return found
 
 
@@ -66,14 +69,24 @@ def folder(vmid: int, name: str, disk: str) -> str:
     return f"{MOUNTS}/{vmid}-{name}/{disk}"
 
 
-def where(copy: Copy, kinds: Mapping[str, str]) -> dict[str, str]:
+def has_files(volume: Volume, disk: str) -> bool:
+    """Whether people are to see its files, not a device: a container's, on RBD a file system without partitions."""
+    return volume.kind == "filesystem" or (is_rbd(volume.dataset) and (disk == "rootfs" or disk.startswith("mp")))
+
+
+def where(copy: Copy, volumes: Mapping[str, Volume]) -> dict[str, str]:
     """Slot → what a person uses: a device or a folder where it is mounted, else the dataset, or the volume on Ceph."""
+    return {slot: _place(copy, slot, volumes[name]) for slot, name in sorted(copy.datasets.items())}
+
+
+def _place(copy: Copy, disk: str, volume: Volume) -> str:
     if copy.until is None:
-        return {slot: _volume(name) if is_rbd(name) else name for slot, name in sorted(copy.datasets.items())}
-    return {
-        slot: f"/dev/zvol/{name}" if kinds.get(name) == "volume" else folder(copy.vmid, copy.name, slot)
-        for slot, name in sorted(copy.datasets.items())
-    }
+        return _volume(volume.dataset) if is_rbd(volume.dataset) else volume.dataset
+    if is_rbd(volume.dataset) and volume.device is None:
+        return f"{_volume(volume.dataset)} (mount it again)"  # as after a restart of the host
+    if has_files(volume, disk):
+        return folder(copy.vmid, copy.name, disk)
+    return volume.device or f"/dev/zvol/{volume.dataset}"
 
 
 def _volume(dataset: str) -> str:

@@ -142,7 +142,8 @@ def copied(vmid: int, points: Collection[RecoveryPoint], scan: Scan) -> set[Poin
     That of which a copy was made; and of those that have the snapshot which a clone needs, the newest: an idle disk's
     is in every one.
     """
-    found = {PointId.parse(copy.point) for copy in copies(scan).values() if copy.vmid == vmid}
+    here = [copy for copy in copies(scan).values() if copy.vmid == vmid]
+    found = {PointId.parse(copy.point) for copy in here if copy.needs_point}
     for origin in [origin for origin, clones in scan.origins().items() if any(map(is_ours, clones))]:
         having = [p.id for p in points if any(m.full_name == origin for m in p.members)]
         found |= {max(having)} if having else set()

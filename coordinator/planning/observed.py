@@ -93,6 +93,8 @@ class Volume:
     origin: str | None = None
     """`dataset@snapshot` that it is a clone of."""
     mirror: Mirror | None = None
+    device: str | None = None
+    """Of a copy on RBD: by which the kernel has it here."""
 
     @property
     def replica_of(self) -> int | None:

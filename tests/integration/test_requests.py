@@ -197,6 +197,15 @@ async def test_copies_are_made_listed_and_destroyed_by_the_command_line(node: No
     assert list(node.storage.datasets) == [DISK]
 
 
+async def test_a_copy_of_zfs_always_needs_its_point_and_the_refusal_says_what_does_not(node: Node1) -> None:
+    node.take(1, 7)
+    async with node.running():
+        made, said = await node.command("clone", "101", "1-1", "--to", "forensics", "--flatten")
+        assert made == 1
+        assert "cannot make copies that do not need their point (can: rbd). Make a copy that needs it, and zfs" in said
+    assert list(node.storage.datasets) == [DISK]
+
+
 async def _reported(node: Node1, *names: str) -> bool:
     item = await node.store.get(node.keys.agent("alpha"))
     return item is not None and all(name in item.value.decode() for name in names)

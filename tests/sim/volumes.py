@@ -164,6 +164,12 @@ class SimVolumes:
     async def make_copy(self, order: CopyOrder) -> None:
         await self._command("make_copy", lambda: self._storage.make_copy(order))
 
+    async def show_copy(self, order: CopyOrder) -> None:
+        await self._command("show_copy", lambda: self._storage.show_copy(order))
+
+    async def flatten_copy(self, dataset: str) -> None:
+        raise NotImplementedError  # never planned for ZFS
+
     async def drop_copy(self, dataset: str) -> None:
         await self._command("drop_copy", lambda: self._storage.drop_copy(dataset))
 

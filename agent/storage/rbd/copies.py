@@ -5,12 +5,17 @@ mimic), that must be protected; with the new kind Ceph keeps its data for as lon
 snapshot has been removed. A copy is an image that nobody else uses; what is written to it stays in it.
 """
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from holdfast.agent.guests import krbd
 from holdfast.agent.ports import CopyOrder, Refused, VolumesError
 from holdfast.agent.storage.rbd import names
 from holdfast.agent.storage.rbd.cluster import Pool
 from holdfast.agent.storage.rbd.images import opened, parent_of, snapshots
+from holdfast.coordinator.planning.observed import Volume
 
 
 def make(pool: Pool, order: CopyOrder, me: str, data_pool: str | None) -> None:
@@ -47,24 +52,66 @@ def _clone(pool: Pool, parent: str, snapshot: str, name: str, data_pool: str | N
     rbd.RBD().clone(pool.io, parent, snapshot, pool.io, name, features=features, data_pool=data_pool)
 
 
-def drop(pool: Pool, dataset: str, me: str) -> None:
-    """Remove a copy that this node has made. What it was a clone of need not be protected for it any more."""
-    pool.io.set_osdmap_full_try()
-    name = names.image_of(dataset)
+@contextmanager
+def _ours(pool: Pool, dataset: str, me: str, *, read_only: bool = True) -> Iterator[Any]:
+    """A copy that this node has made, open."""
     try:
-        with opened(pool, name, read_only=True) as image:
+        with opened(pool, names.image_of(dataset), read_only=read_only) as image:
             if dict(image.metadata_list()).get(names.COPY, "").partition(" ")[0] != me:
                 raise Refused("NotACopy", f"{dataset} is no copy that this node has made; it is left alone.")
-            parent = parent_of(pool, image)
+            yield image
     except pool.rbd.ImageNotFound:
         raise VolumesError(f"{dataset} has gone since it was last seen; it is looked for again.") from None
-    pool.rbd.RBD().remove(pool.io, name)
+
+
+def drop(pool: Pool, dataset: str, me: str) -> None:
+    """Remove a copy. What it was a clone of need not be protected for it any more."""
+    pool.io.set_osdmap_full_try()
+    with _ours(pool, dataset, me) as image:
+        parent = parent_of(pool, image)
+    pool.rbd.RBD().remove(pool.io, names.image_of(dataset))
+    _let_go(pool, parent)
+
+
+def flatten(pool: Pool, dataset: str, me: str) -> None:
+    """Let a copy need its point no more. One that was cut short goes on; one that needs none is as good."""
+    with _ours(pool, dataset, me, read_only=False) as image:
+        parent = parent_of(pool, image)
+        if parent is not None:
+            # librbd notes an object as existing before it copies it, and passes over what is noted: the next flattening
+            # after one that was killed in between would lose such objects (Ceph issue 68998, fixed in
+            # December 2024). So it is noted anew what there is.
+            if image.features() & pool.rbd.RBD_FEATURE_OBJECT_MAP:
+                image.rebuild_object_map()
+            image.flatten()
+    _let_go(pool, parent)
+
+
+def kernel_name(pool: Pool, dataset: str, me: str) -> str:
+    """What the kernel knows a copy by that this node has made."""
+    with _ours(pool, dataset, me):
+        return _kernel_name(pool, dataset)
+
+
+def with_devices(pool: Pool, volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+    """The same, where copies of this node that its kernel has mapped tell their devices."""
+    mine = [name for name, volume in volumes.items() if "copy" in volume.marks]
+    devices = {device.image: device.path for device in krbd.devices()} if mine else {}
+    found = {name: devices.get(_kernel_name(pool, name)) for name in mine}
+    return {**volumes, **{name: replace(volumes[name], device=device) for name, device in found.items()}}
+
+
+def _kernel_name(pool: Pool, dataset: str) -> str:
+    return names.of_kernel(pool.fsid, pool.io.get_pool_name(), pool.io.get_namespace(), names.image_of(dataset))
+
+
+def _let_go(pool: Pool, parent: Mapping[str, str] | None) -> None:
     if parent is not None:
         with opened(pool, parent["image_name"]) as image:
-            _free(pool, image, parent["snap_name"])
+            free(pool, image, parent["snap_name"])
 
 
-def _free(pool: Pool, image: Any, snapshot: str) -> None:
+def free(pool: Pool, image: Any, snapshot: str) -> None:
     """Unprotect the snapshot of a replica, whose commits remove it one day. The owner's are held for other reasons."""
     there = {s["name"] for s in snapshots(pool, image)}
     replica = names.REPLICA in dict(image.metadata_list())

@@ -45,6 +45,11 @@ def aside(image: str, vmid: int, epoch: int, number: int) -> str:
     return f"holdfast.aside.{vmid}-e{epoch}-{number}-{image.removeprefix('holdfast.aside.')}"
 
 
+def of_kernel(fsid: str, pool: str, namespace: str, image: str) -> str:
+    """What a kernel that has mapped it knows an image by (`guests.krbd`)."""
+    return f"{fsid}/{pool}/{namespace}/{image}"
+
+
 _CLONES, _CLONE_IMAGE = "holdfast/clones/", "holdfast.clones."
 """Copies of points have folders in a dataset, as on ZFS, so that all plans know them; RBD has none."""
 

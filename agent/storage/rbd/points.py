@@ -17,7 +17,7 @@ from typing import Any
 from holdfast.agent.ports import LockToken, Refused, VolumesError
 from holdfast.agent.storage.rbd import anchor, names
 from holdfast.agent.storage.rbd.cluster import Pool
-from holdfast.agent.storage.rbd.copies import in_use
+from holdfast.agent.storage.rbd.copies import free, in_use
 from holdfast.agent.storage.rbd.images import guids, opened, volume
 from holdfast.agent.storage.rbd.mirroring import is_primary
 from holdfast.coordinator.model.point import Member, PointId, RecoveryPoint
@@ -127,13 +127,21 @@ def _remove_if_there(pool: Pool, dataset: str, name: str, guid: int | None) -> N
             if guid is not None and found != guid:
                 raise Refused("GuidDiffers", f"{dataset}@{name} is not the snapshot that was recorded; left alone.")
             try:
-                image.remove_snap(name)
+                _remove(pool, image, name)
             except pool.rbd.ImageBusy:
                 raise in_use(image, name) from None
             if names.SNAP + name in dict(image.metadata_list()):
                 image.metadata_remove(names.SNAP + name)
     except pool.rbd.ImageNotFound:
         return
+
+
+def _remove(pool: Pool, image: Any, name: str) -> None:
+    try:
+        image.remove_snap(name)
+    except pool.rbd.ImageBusy:
+        free(pool, image, name)  # whoever flattened or removed its last copy may have been killed before that
+        image.remove_snap(name)
 
 
 def _end_cut_removals(pool: Pool, image: Any) -> None:

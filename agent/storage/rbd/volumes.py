@@ -19,12 +19,11 @@ from holdfast.agent.ports import (
     VolumesError,
 )
 from holdfast.agent.storage.child import move, stream
-from holdfast.agent.storage.rbd import anchor, copies, identity, incoming, names, points, rollback, trash
+from holdfast.agent.storage.rbd import anchor, copies, identity, incoming, mounting, names, points, rollback, trash
 from holdfast.agent.storage.rbd.access import Access
 from holdfast.agent.storage.rbd.cluster import LIMIT, LIMIT_OF_ALL, Cluster, Pool
 from holdfast.agent.storage.rbd.images import Images
 from holdfast.coordinator.grouped import TaskGroup
-from holdfast.coordinator.model.capabilities import Capability, lacking
 from holdfast.coordinator.model.point import Consistency, Member, PointId, RecoveryPoint
 from holdfast.coordinator.planning.leftovers import Doomed
 from holdfast.coordinator.planning.observed import Anchor, Scan, Volume, pool_of
@@ -158,7 +157,7 @@ class RbdVolumes:
         mine = [vmid for vmid, node in anchor.index(pool).items() if node == self._me]
         marks = {vmid: found for vmid in mine if (found := anchor.read(pool, vmid)) and found.node == self._me}
         anchors = {(key, vmid): found.anchor(key, vmid) for vmid, found in marks.items()}
-        return self._images[storeid].look(pool), anchors
+        return copies.with_devices(pool, self._images[storeid].look(pool)), anchors
 
     def _cluster(self, pool: str) -> Cluster:
         storeid = names.storeid_of(pool)
@@ -367,8 +366,8 @@ class RbdVolumes:
         for pool in sorted({pool_of(dataset) for dataset in datasets}):
             cluster = self._cluster(pool)
             fsid = await cluster.call("ask which cluster it is", lambda p: p.fsid)
-            where = f"{fsid}/{cluster.access.pool}/{cluster.access.namespace}"
-            found |= {d: f"{where}/{names.image_of(d)}" for d in datasets if pool_of(d) == pool}
+            where = (fsid, cluster.access.pool, cluster.access.namespace)
+            found |= {d: names.of_kernel(*where, names.image_of(d)) for d in datasets if pool_of(d) == pool}
         return found
 
     async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
@@ -381,18 +380,30 @@ class RbdVolumes:
         await self._cluster(pool_of(aside)).call(f"put {aside} back", lambda p: rollback.put_back(p, aside, dataset))
 
     async def make_copy(self, order: CopyOrder) -> None:
-        """Clone a snapshot; an image cannot be mounted without the kernel's client."""
+        """Clone a snapshot."""
         if order.folder is not None:
-            raise _cannot(order.dataset, Capability.MOUNT)
+            mounting.check()
         cluster = self._cluster(pool_of(order.dataset))
         make = partial(copies.make, order=order, me=self._me, data_pool=cluster.access.data_pool)
         await cluster.call(f"clone {order.snapshot}", make)
 
-    async def drop_copy(self, dataset: str) -> None:
-        """Remove a clone."""
+    async def show_copy(self, order: CopyOrder) -> None:
+        """Map it here, and mount a container's."""
+        cluster = self._cluster(pool_of(order.dataset))
+        name = await cluster.call("look", lambda p: copies.kernel_name(p, order.dataset, self._me))
+        await mounting.show(cluster.access, name, order.folder if order.kind == "filesystem" else None)
+
+    async def flatten_copy(self, dataset: str) -> None:
+        """rbd flatten, which takes as many operations as the image has objects."""
         await self._cluster(pool_of(dataset)).call(
-            f"remove {dataset}", lambda p: copies.drop(p, dataset, self._me), LIMIT_OF_ALL
+            f"flatten {dataset}", lambda p: copies.flatten(p, dataset, self._me), LIMIT_OF_ALL
         )
+
+    async def drop_copy(self, dataset: str) -> None:
+        """Remove a clone, once nothing shows it here."""
+        cluster = self._cluster(pool_of(dataset))
+        await mounting.hide(await cluster.call("look", lambda p: copies.kernel_name(p, dataset, self._me)))
+        await cluster.call(f"remove {dataset}", lambda p: copies.drop(p, dataset, self._me), LIMIT_OF_ALL)
 
     async def set_properties(self, dataset: str, properties: Mapping[str, str]) -> None:
         """Images have none that belong to their content."""
@@ -423,12 +434,6 @@ class RbdVolumes:
 def _log_failure(purge: asyncio.Future[None]) -> None:
     if not purge.cancelled() and (error := purge.exception()) is not None:
         log.warning("the trash was not purged", error=str(error))
-
-
-def _cannot(dataset: str, wanted: Capability) -> Refused:
-    why = lacking(dataset, wanted)
-    assert why is not None, "the table says what is not there yet"
-    return Refused("NotPossible", why)
 
 
 async def _ends(look: asyncio.Future[Seen], seconds: float) -> bool:

@@ -56,7 +56,7 @@ async def clone_back(snapshot: str, dataset: str, kind: str) -> None:
 
 
 async def make(order: CopyOrder) -> None:
-    """Clone a point's snapshot for a person; where it is to be mounted, mount it."""
+    """Clone a point's snapshot for a person."""
     properties = {"readonly": "on", names.COPY: order.mark}
     if order.kind == "volume":
         # without its partitions: the host's own LVM and multipath would take what they find on them for theirs
@@ -66,5 +66,14 @@ async def make(order: CopyOrder) -> None:
         properties["mountpoint"] = order.folder or "none"
     options = [arg for key, value in properties.items() for arg in ("-o", f"{key}={value}")]
     await run("clone", *options, names.check_snapshot(order.snapshot), check_dataset(order.dataset))
-    if order.folder and order.kind == "filesystem":
-        await run("mount", order.dataset, mounts=True)
+
+
+async def show(order: CopyOrder) -> None:
+    """Mount a container's volume where it was made to be. A VM's disk has its device already."""
+    if order.kind != "filesystem":
+        return
+    try:
+        await run("mount", check_dataset(order.dataset), mounts=True)
+    except VolumesError as error:
+        if "already mounted" not in str(error):
+            raise

@@ -169,6 +169,14 @@ class ZfsVolumes:
         await self._create_closed(order.dataset.rpartition("/")[0])
         await copies.make(order)
 
+    async def show_copy(self, order: CopyOrder) -> None:
+        """As `copies.show`."""
+        await copies.show(order)
+
+    async def flatten_copy(self, dataset: str) -> None:
+        """Never planned: a clone of ZFS always needs its snapshot."""
+        raise NotImplementedError
+
     async def drop_copy(self, dataset: str) -> None:
         """zfs destroy: of this one, which has no snapshots, and only where copies are."""
         if not names.is_copy(check_dataset(dataset)):

@@ -1,8 +1,8 @@
-"""Which of a guest's images this machine's kernel has mapped: a folder as sysfs has it."""
+"""Which images this machine's kernel has mapped, and where it has mounted them: told from copies of its tables."""
 
 from pathlib import Path
 
-from holdfast.agent.guests.krbd import mapped
+from holdfast.agent.guests.krbd import Device, devices, folders, mapped
 
 FSID = "4e2b9c1e-7f0e-4a55-9d30-111111111111"
 OTHER = "4e2b9c1e-7f0e-4a55-9d30-222222222222"
@@ -42,3 +42,20 @@ def test_a_device_that_goes_away_meanwhile_is_passed_over(tmp_path: Path) -> Non
 
 def test_a_machine_without_the_kernels_client_has_none(tmp_path: Path) -> None:
     assert mapped(IMAGES, tmp_path / "none") == {}
+
+
+def test_one_that_is_mapped_twice_has_two_devices(tmp_path: Path) -> None:
+    name = f"{FSID}/rbd//vm-101-disk-0"
+    for number in (1, 2):
+        _map(tmp_path, number, name)
+    assert devices(tmp_path) == [Device(name, "252:16", "/dev/rbd1"), Device(name, "252:32", "/dev/rbd2")]
+
+
+def test_the_mounts_of_a_device_are_told_latest_first(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "22 1 252:176 / / rw,relatime shared:1 - ext4 /dev/rbd11 rw\n"
+        "40 22 252:16 / /run/a\\040b ro,nosuid shared:7 - ext4 /dev/rbd1 ro\n"
+        "41 22 252:16 / /mnt ro master:3 shared:8 - ext4 /dev/rbd/rbd/x ro\n"
+    )
+    assert folders(Device("x", "252:16", "/dev/rbd1"), table) == ["/mnt", "/run/a b"]

@@ -22,8 +22,9 @@ def test_a_type_that_is_not_known_or_shared_against_its_nature_can_nothing(stora
 
 def test_a_refusal_names_what_is_missing_and_which_storage_has_it() -> None:
     assert lacking("rbd:ceph-a/vm-101-disk-0", Capability.CLONE) is None
-    assert lacking("rbd:ceph-a/vm-101-disk-0", Capability.MOUNT) == (
-        "rbd:ceph-a/vm-101-disk-0 is on storage of type rbd, which cannot mount points (can: zfspool)."
+    assert lacking("rbd:ceph-a/vm-101-disk-0", Capability.RESUME) == (
+        "rbd:ceph-a/vm-101-disk-0 is on storage of type rbd, which cannot go on with a stream where it was cut"
+        " (can: zfspool)."
     )
     assert lacking("tank/vm-101-disk-0", Capability.TRASH) == (
         "tank/vm-101-disk-0 is on storage of type zfspool, which cannot keep what is removed for a time of grace"
@@ -31,8 +32,17 @@ def test_a_refusal_names_what_is_missing_and_which_storage_has_it() -> None:
     )
 
 
+def test_a_refusal_says_what_to_do_instead_where_there_is_something() -> None:
+    said = lacking("tank/vm-101-disk-0", Capability.FLATTEN)
+    assert said is not None
+    assert said.endswith(
+        "cannot make copies that do not need their point (can: rbd). Make a copy that needs it, and zfs"
+        " send | zfs recv that."
+    )
+
+
 def test_people_see_the_whole_table() -> None:
     shown = CliRunner().invoke(capabilities).output.splitlines()
     assert shown[0].split()[:3] == ["CAPABILITY", "rbd", "zfspool"]
     assert [line.split()[0] for line in shown[1:]] == [each.value for each in Capability]
-    assert next(line for line in shown if line.startswith("mount")).split()[1:3] == ["no", "yes"]
+    assert next(line for line in shown if line.startswith("resume")).split()[1:3] == ["no", "yes"]
