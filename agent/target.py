@@ -130,7 +130,6 @@ class TargetWorker:
             return False
         if self._inventory is None:
             self._inventory = await self._context.sender.inventory(node, self._claim(), assignment)
-        self.asked = True
         turns = self._commits.turns
         scan = await self._context.scanner.look(self._vmid, LAST_SEEN)
         if not closed_disks(assignment.disks, scan):
@@ -138,6 +137,7 @@ class TargetWorker:
             scan = await self._context.scanner.look(self._vmid, LAST_SEEN)  # without what was let go meanwhile
         rules = on_replica(self._context.view.desired, assignment, self._context.host.zone)
         self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory, rules)
+        self.asked = True  # from now on the plan says what it needs of us
         self._settle(self.plan.conditions, self.plan.goal is None and not self.plan.conditions)
         if self.plan.conditions:
             self._inventory = None

@@ -217,6 +217,7 @@ class Receiver:
         pools = sorted({pool_of(m.dataset) for m in point.members})
         others = {anchor.pool for anchor in scan.anchors_of(claim.vmid)} - {*pools}
         at_once = goes if len(pools) == 1 and not others else NOTHING
+        self._scanner.changed(claim.vmid)  # also where it is recorded on some of the pools only
         for pool in pools:
             await self._anchor(claim, pool, scan)
             order = CommitOrder(
@@ -234,8 +235,6 @@ class Receiver:
         gone = at_once is goes or await self._let_go(claim, goes, sorted({*pools, *others}))
         if gone and all(m.dataset in scan.volumes for m in point.members):
             self._scanner.amend(claim.vmid, scan.without(claim.vmid, {d.guid for d in goes.destroy}, goes.forget))
-        else:
-            self._scanner.changed(claim.vmid)
         log.info("committed", vmid=claim.vmid, point=str(point.id), destroyed=len(goes.destroy))
         await channel.send(wire.Answer())
         self._on_commit()

@@ -333,7 +333,8 @@ def plan_target(
 ) -> TargetPlan:
     """Steps from what the target holds to the oldest point that it lacks and, by its `rules`, would keep.
 
-    Oldest, because nothing leads back to one that was passed over. One that it has begun to receive is brought anyway.
+    Oldest, because nothing leads back to one that was passed over. One that it has begun to receive, or has some disks
+    of, is brought anyway: these cannot go on without it, and by our rules it may go once it is not the goal.
     """
     if closed_disks(assignment.disks, scan):
         under_way = _rollback_under_way(assignment.vmid, assignment.disks, scan)
@@ -341,7 +342,8 @@ def plan_target(
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
     newer = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
-    begun = {volume.resume_guid for volume in inventory.volumes.values()}
+    had = {m.guid for m in last.members} if last else set()
+    begun = {guid for v in inventory.volumes.values() for guid in (v.resume_guid, *v.guids[-1:]) if guid not in had}
     worth = {p.id for p in worth_bringing(newer, rules)}
     newer = [p for p in newer if p.id in worth or any(m.guid in begun for m in p.members)]
     ahead = [p for p in newer if not _overtaken(p, assignment, scan, inventory)]
