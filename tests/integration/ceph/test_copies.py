@@ -188,6 +188,15 @@ async def test_the_snapshot_of_a_replica_goes_also_if_the_agent_died_once_its_co
         assert hand.snapshots(IMAGES[0]) == []
 
 
+async def test_a_snapshot_that_nobody_protects_is_copied_again_and_again(volumes: NodeVolumes) -> None:
+    """librbd 16.2.15 does not survive for long that it is asked for clones that it refuses."""
+    point = await volumes.take(order(1, Consistency.ATOMIC))
+    for _ in range(40):
+        await volumes.make_copy(copy_of(point))
+        await volumes.drop_copy(DATASET)
+        await volumes.release(by_name(point))
+
+
 async def test_only_a_copy_of_this_node_is_removed(volumes: NodeVolumes, where: Where) -> None:
     Site.rbd(where, "create", "--size", "8M", "--image", COPY)
     with pytest.raises(Refused, match="left alone"):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from holdfast.agent.ports import VolumesError
 from holdfast.agent.storage.rbd import anchor, binding
-from holdfast.agent.storage.rbd.cluster import Pool
+from holdfast.agent.storage.rbd.access import Access
+from holdfast.agent.storage.rbd.cluster import THREADS, Cluster, Pool
+from holdfast.coordinator.model.storage import Storage
 from holdfast.coordinator.store.client import EtcdStore
 from integration.ceph.cluster import CephCluster, ceph_running, free_address
 from integration.ceph.site import MIB, Site, Where, by_hand, running, writing
@@ -51,6 +54,23 @@ async def told(site: Site, *reasons: str, within: float = BOUND) -> str:
     message = str(await site.until(found, within))
     print(f"told after {time.monotonic() - began:.1f} s: {message}")
     return message
+
+
+async def test_calls_that_hang_leave_the_storage_to_others(place: Callable[..., Where], tmp_path: Path) -> None:
+    cluster, pool, namespace = place("home")
+    (tmp_path / "home.keyring").write_bytes(cluster.keyring.read_bytes())
+    properties = {"pool": pool, "namespace": namespace, "monhost": cluster.address}
+    storage = Storage(type="rbd", shared=True, properties=properties)
+    connected = Cluster(Access.of("home", storage, tmp_path, Path("/nonexistent"), 15))
+    over = threading.Event()
+    try:
+        for _ in range(THREADS + 1):
+            with pytest.raises(VolumesError, match="did not end it within"):
+                await connected.call("hang", lambda _: over.wait(), 0.2)
+        assert await connected.call("look", lambda seen: seen.fsid, 20)
+    finally:
+        over.set()
+        connected.close()
 
 
 async def test_a_killed_osd_is_told_and_afterwards_points_go_on(
