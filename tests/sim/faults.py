@@ -197,7 +197,11 @@ class Faults:
     def _pool_suspended(self, fault: Fault, name: str) -> None:
         node = self._storage(fault, name)
         self._world.machines[node].storage.suspended = True
-        self._later(fault, self._cluster.resume_pool, node)
+        self._later(fault, self._resume_pool, node)
+
+    def _resume_pool(self, node: str) -> None:
+        self._checks.awake[node] = self._world.now  # what hung until now was decided before
+        self._cluster.resume_pool(node)
 
     def _ceph_full(self, fault: Fault, name: str) -> None:
         """The pools of replicas are; with a small `amount` that of the guests is."""
