@@ -17,7 +17,7 @@ SECURITY_MIRROR = os.environ.get("HOLDFAST_LAB_SECURITY_MIRROR", "http://deb.deb
 SUITE = "bookworm"
 PACKAGES = (
     *("qemu-system-x86", "qemu-utils", "mmdebstrap", "busybox-static", "cpio", "e2fsprogs", "kmod", "iproute2"),
-    *("iputils-ping", "util-linux", "openssh-client", "debian-archive-keyring"),
+    *("iputils-ping", "util-linux", "openssh-client", "debian-archive-keyring", "xfsprogs"),
     *("gcc", "make", "libelf-dev", "libc6-dev", "xz-utils"),
 )
 _QUIET = ("-qq", "-o", "DPkg::Lock::Timeout=600", "-o", "APT::Sandbox::User=root")

@@ -341,6 +341,7 @@ class Checks(Audit):
     def began(self, storage: Storage, dataset: str, mark: str, stream: Stream) -> None:
         vmid, _, slot = mark.partition("/")
         again = (storage.node, int(vmid), slot) in self._synced
+        again = again and not (is_rbd(dataset) and not self._counts(storage, int(vmid), slot))  # nothing is kept of it
         if again and not stream.base and stream.offset is None:
             self._violated("no full resend", f"{dataset} on {storage.node} is sent in full again", int(vmid))
 
