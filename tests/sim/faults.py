@@ -11,6 +11,7 @@ from holdfast.coordinator.planning.observed import is_rbd
 
 from .checks import HEARD_LATE, LONG_KNOWN, Checks
 from .cluster import CEPH, KEYS, POOLS, Cluster
+from .guests import SimGuest
 from .loop import Process
 from .rollbacks import Person
 from .schedule import Fault
@@ -250,7 +251,7 @@ class Faults:
         self._excuse_base(fault.vmid)
         if self._cluster.specs[fault.vmid].rbd:  # a stream of RBD's is exported by the snapshot's name
             self._checks.excuse(fault.vmid, "no mixture", "nothing foreign destroyed")
-        for dataset in list(guest.disks.values())[:1]:
+        for dataset in _in_place(guest)[:1]:
             ours = [s for s in guest.machine.storage.there(dataset).snaps.values() if not s.foreign]
             if ours and not ours[-1].busy:
                 guest.machine.storage.destroy_by_admin(dataset, ours[-1].name)
@@ -262,7 +263,7 @@ class Faults:
         if guest.off:
             return  # its disks may be on their way aside
         self._excuse_base(fault.vmid)
-        for dataset in guest.disks.values():
+        for dataset in _in_place(guest):
             storage = guest.machine.storage
             for snap in [s for s in storage.there(dataset).snaps.values() if not s.foreign]:
                 storage.destroy_by_admin(dataset, snap.name)
@@ -276,7 +277,7 @@ class Faults:
         self._excuse_base(fault.vmid)
 
         def destroy() -> None:
-            for dataset in guest.disks.values() if not guest.off else ():
+            for dataset in _in_place(guest) if not guest.off else ():
                 storage = guest.machine.storage
                 ours = [s for s in storage.there(dataset).snaps.values() if not s.foreign]
                 if ours:
@@ -415,6 +416,13 @@ class Faults:
 
 
 _BAD = (b"{", b'{"unknown": 1}', b'{"disks": {"../": 1}}')
+
+
+def _in_place(guest: SimGuest) -> list[str]:
+    """Its disks but those that are aside, as after a rollback on RBD that is tried again."""
+    return [dataset for dataset in guest.disks.values() if guest.machine.storage.dataset(dataset) is not None]
+
+
 _KINDS: dict[str, Callable[[Faults, Fault, str], None]] = {
     "crash": Faults._crash,
     "power_cut": Faults._power_cut,

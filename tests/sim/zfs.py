@@ -154,9 +154,10 @@ class Storage:
             self.touch(dataset)
 
     def destroy_by_admin(self, name: str, short: str) -> None:
-        """`zfs release` and `zfs destroy` by somebody else."""
+        """`zfs release` and `zfs destroy` by somebody else; it is refused while there are clones of it."""
         dataset = self.datasets[name]
-        if short in dataset.snaps and not dataset.snaps[short].busy:
+        cloned = f"{name}@{short}" in {d.origin for d in self.datasets.values()}
+        if short in dataset.snaps and not dataset.snaps[short].busy and not cloned:
             del dataset.snaps[short]
             self.touch(dataset)
 
