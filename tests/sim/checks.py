@@ -38,6 +38,8 @@ SEEN_WITHIN = 10.0
 is stopped."""
 LONG_KNOWN = 60.0
 """Seconds: no agent is so far behind etcd, or in so long a command, that it may act for an owner of before."""
+CUT_OFF = LONG_KNOWN + HEARD_LATE + 15.0
+"""Seconds for which an owner that loses its guest does not hear of it; the others are to refuse it by then."""
 
 
 class Checks(Audit):
@@ -108,7 +110,8 @@ class Checks(Audit):
         agent = self._cluster.agents.get(storage.node)
         owner = agent._view.owner(vmid) if agent else None
         changed = self.owner_changed.get(vmid, self._world.now)
-        if owner is not None and owner.epoch > epoch and self._world.now - changed > LONG_KNOWN + HEARD_LATE:
+        late = HEARD_LATE + (CUT_OFF if storage.node == self._cluster.specs[vmid].node else LONG_KNOWN)
+        if owner is not None and owner.epoch > epoch and self._world.now - changed > late:
             self._violated("stale epoch", f"{point.id} of {vmid} under {epoch} on {storage.node}, which knows {owner}")
         since = None if storage.crowded is None else max(storage.crowded, self.awake.get(storage.node, 0.0))
         crowded = since is not None and self._world.now - since > SEEN_WITHIN

@@ -9,7 +9,7 @@ from datetime import timedelta
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.planning.observed import is_rbd
 
-from .checks import HEARD_LATE, LONG_KNOWN, Checks
+from .checks import CUT_OFF, Checks
 from .cluster import CEPH, KEYS, POOLS, Cluster
 from .guests import SimGuest
 from .loop import Process
@@ -382,7 +382,7 @@ class Faults:
         owner = Owner.model_validate_json(item.value)
         other = next(n for n in reversed(self._cluster.nodes) if n != owner.node)
         if fault.amount > 0.4:
-            fault = replace(fault, seconds=LONG_KNOWN + HEARD_LATE + 15)
+            fault = replace(fault, seconds=CUT_OFF)
             self.quiet_from = max(self.quiet_from, self._world.now + fault.seconds)
             self._etcd_cut(fault, owner.node)
         since = self._world.wall() + timedelta(0)
