@@ -342,10 +342,8 @@ def plan_target(
     last = inventory.last
     points = scan.complete_points(assignment.vmid)
     newer = [p for p in points if (last is None or p.id > last.id) and _applies(p, assignment)]
-    had = {m.guid for m in last.members} if last else set()
-    begun = {guid for v in inventory.volumes.values() for guid in (v.resume_guid, *v.guids[-1:]) if guid not in had}
-    worth = {p.id for p in worth_bringing(newer, rules)}
-    newer = [p for p in newer if p.id in worth or any(m.guid in begun for m in p.members)]
+    wanted = {p.id for p in worth_bringing(newer, rules)} | _begun(newer, inventory)
+    newer = [p for p in newer if p.id in wanted]
     ahead = [p for p in newer if not _overtaken(p, assignment, scan, inventory)]
     if not ahead:
         return TargetPlan(None, ())
@@ -359,7 +357,10 @@ def plan_target(
         snapshot = volume.snapshot(member.guid)
         assert snapshot is not None, "a complete point has its members"
         there = inventory.volumes.get(disk.target_dataset)
-        steps_or_why = _bring(assignment, disk, volume, snapshot, there, _set_aside(assignment.vmid, scan))
+        # RBD has no bookmarks: of a disk that the target's last point lacks the owner has let go of what came between
+        forgotten = is_rbd(member.dataset) and last is not None and last.member(member.disk) is None
+        diverged = _set_aside(assignment.vmid, scan)
+        steps_or_why = _bring(assignment, disk, volume, snapshot, there, diverged, forgotten=forgotten)
         if isinstance(steps_or_why, Condition):
             conditions.append(steps_or_why)
         else:
@@ -387,6 +388,17 @@ def _held_back(assignment: Assignment) -> Condition:
 def _applies(point: RecoveryPoint, assignment: Assignment) -> bool:
     """Whether every member still is a disk that is replicated: a point with a disk that has gone is not brought."""
     return {(m.disk, m.dataset) for m in point.members} <= {(d.disk, d.dataset) for d in assignment.disks}
+
+
+def _begun(newer: list[RecoveryPoint], inventory: Inventory) -> set[PointId]:
+    """Of points that a target lacks (oldest first) those that it has some disks of, or half.
+
+    An idle disk's snapshot is in several; what comes after the latest of them is what it is needed for.
+    """
+    had = {m.guid for m in inventory.last.members} if inventory.last else set()
+    latest = {m.guid: point.id for point in newer for m in point.members if m.guid not in had}
+    there = {guid for volume in inventory.volumes.values() for guid in (volume.resume_guid, *volume.guids[-1:])}
+    return {id for guid, id in latest.items() if guid in there}
 
 
 def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, inventory: Inventory) -> bool:
@@ -424,6 +436,8 @@ def _bring(
     to: Snapshot,
     there: TargetVolume | None,
     diverged: Collection[int],
+    *,
+    forgotten: bool,
 ) -> list[Step] | Condition:
     def send(base: str | None, token: str | None = None) -> SendDisk:
         return SendDisk(assignment.vmid, assignment.node, disk, to.name, to.guid, base, token, volume.encrypted)
@@ -458,7 +472,7 @@ def _bring(
     if common and there.guids[-1] in diverged:  # so what it has in between is of what went aside, too
         goes_back = ReturnTo(assignment.vmid, assignment.node, disk, common[-1])
         return [*steps, goes_back, send(_base_name(volume, common[-1]))]
-    if any(_base_name(volume, guid) for guid in there.guids):
+    if any(_base_name(volume, guid) for guid in there.guids) and not forgotten:
         return Condition(
             reason="ReplicaHasOtherSnapshots",
             target=assignment.node,
