@@ -135,6 +135,8 @@ class TargetWorker:
         if not closed_disks(assignment.disks, scan):
             await self._record_sent(scan, self._inventory.last)
             scan = await self._context.scanner.look(self._vmid, LAST_SEEN)  # without what was let go meanwhile
+        if not scan.sees_all_of(self._vmid):  # a plan from what is left would let go of what this target has begun
+            raise VolumesError(f"the guest's storage here cannot be looked at: {'; '.join(scan.failed.values())}")
         rules = on_replica(self._context.view.desired, assignment, self._context.host.zone)
         self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory, rules)
         self.asked = True  # from now on the plan says what it needs of us
