@@ -312,7 +312,7 @@ class GuestWorker:
 
 def _at(target: TargetWorker) -> set[PointId]:
     """What it has, and what it is getting."""
-    return {point.id for point in (target.last, target.plan.goal) if point is not None}
+    return {point.id for point in (target.last, target.begun) if point is not None}
 
 
 def _counts(cleanup: Cleanup) -> dict[str, int]:

@@ -63,10 +63,12 @@ class TargetWorker:
         self.took = 0.0
         """Seconds from the last point's instant to its commit."""
         self.asked = False
-        """Whether it has ever told what it has."""
+        """Whether it has ever told what it has, and that was understood."""
         self.waiting = False
         """Whether it has all there is and could take up a new point now."""
         self.plan = TargetPlan(None, ())
+        self.begun: RecoveryPoint | None = None
+        """What it is getting, or has got some disks of."""
         self.conditions: tuple[Condition, ...] = ()
         self._log = log.bind(vmid=vmid, epoch=owner.epoch, target=target)
 
@@ -138,17 +140,18 @@ class TargetWorker:
         if not scan.sees_all_of(self._vmid):  # a plan from what is left would let go of what this target has begun
             raise VolumesError(f"the guest's storage here cannot be looked at: {'; '.join(scan.failed.values())}")
         rules = on_replica(self._context.view.desired, assignment, self._context.host.zone)
-        self.plan = plan_target(assignment, self._owner.epoch, scan, self._inventory, rules)
-        self.asked = True  # from now on the plan says what it needs of us
-        self._settle(self.plan.conditions, self.plan.goal is None and not self.plan.conditions)
-        if self.plan.conditions:
+        self.plan = plan = plan_target(assignment, self._owner.epoch, scan, self._inventory, rules)
+        if plan.goal is not None or not plan.conditions:  # else, as during a rollback, what was begun stays so
+            self.begun, self.asked = plan.goal, True
+        self._settle(plan.conditions, plan.goal is None and not plan.conditions)
+        if plan.conditions:
             self._inventory = None
             await asyncio.sleep(BACK_OFF[-1])
             return True
-        if self.plan.goal is None or self._context.view.desired.mode(self._vmid) is Mode.OBSERVE:
+        if plan.goal is None or self._context.view.desired.mode(self._vmid) is Mode.OBSERVE:
             return False
         due = deadline(assignment, self._inventory.last, self._context.host.zone)
-        disks = self.plan.disks
+        disks = plan.disks
         if assignment.bandwidth is not None:  # it bounds the guest, and the kernel paces each stream by itself
             disks = [[step for steps in disks for step in steps]]
         await self._bring(disks, due, assignment, node, scan)
@@ -156,8 +159,8 @@ class TargetWorker:
             if self._commits.turns != turns:  # the guest was rolled back: the point may be none any more
                 self._inventory = None
                 return True
-            self._log.info("step", step=str(self.plan.steps[-1]))
-            await self._commit(self.plan.goal, assignment, node, scan)
+            self._log.info("step", step=str(plan.steps[-1]))
+            await self._commit(plan.goal, assignment, node, scan)
         return True
 
     async def _bring(

@@ -321,7 +321,9 @@ class Checks(Audit):
 
     def rolled_back(self, vmid: int, said: RequestReport) -> None:
         """It is settled: the guest is what it was, or what it was to be."""
-        point = self._targets.pop(vmid)
+        point = self._targets.pop(vmid, None)
+        if point is None:
+            return  # somebody wanted the guest back to two points at a time
         storage = self._cluster.guests[vmid].machine.storage
         if said.state is not RequestState.DONE or (vmid, "a base survives") in self.excused:
             return  # refused; or somebody has destroyed the point's snapshots since
