@@ -305,7 +305,7 @@ async def test_status_points_and_explain_tell_of_a_replicated_guest(process: Pro
     assert "VM 101 web is healthy." in said
     assert "Policy to-beta selects it: it selects all guests" in said
     assert "goes to beta as local-zfs:vm-101-disk-0 (tank/guests/vm-101-disk-0)" in said
-    assert "Storage local-zfs (type zfspool) cannot: keep what is removed for a time of grace, " in said
+    assert "Storage local-zfs (type zfspool) cannot: make copies that do not need their point, keep what " in said
     assert "Nothing is wrong." in said
 
 

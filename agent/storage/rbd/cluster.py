@@ -105,6 +105,9 @@ class Cluster:
         """What hangs may do so for ever, and keeps a thread and a connection; those to come shall have others."""
         self._threads.shutdown(wait=False)
         self._threads = self._new_threads()
+        self._threads.submit(self._let_go)  # not here: who connects holds the lock meanwhile
+
+    def _let_go(self) -> None:
         with self._lock:
             self._retire()
 
