@@ -68,7 +68,7 @@ class TargetWorker:
         """Whether it has all there is and could take up a new point now."""
         self.plan = TargetPlan(None, ())
         self.begun: RecoveryPoint | None = None
-        """What it is getting, or has got some disks of."""
+        """What it is getting, or was the last to get."""
         self.conditions: tuple[Condition, ...] = ()
         self._log = log.bind(vmid=vmid, epoch=owner.epoch, target=target)
 
@@ -141,8 +141,8 @@ class TargetWorker:
             raise VolumesError(f"the guest's storage here cannot be looked at: {'; '.join(scan.failed.values())}")
         rules = on_replica(self._context.view.desired, assignment, self._context.host.zone)
         self.plan = plan = plan_target(assignment, self._owner.epoch, scan, self._inventory, rules)
-        if plan.goal is not None or not plan.conditions:  # else, as during a rollback, what was begun stays so
-            self.begun, self.asked = plan.goal, True
+        self.begun = plan.goal or self.begun  # a plan without one may be of a moment, as amid a rollback
+        self.asked |= plan.goal is not None or bool(not plan.conditions and scan.complete_points(self._vmid))
         self._settle(plan.conditions, plan.goal is None and not plan.conditions)
         if plan.conditions:
             self._inventory = None
