@@ -79,7 +79,7 @@ mutants: env ## deliberate bugs, each of which the simulator must catch
 
 .PHONY: test-integration
 test-integration: env ## against real services on loopback; Ceph's tests beside the rest, as most of both is waiting
-	@mkdir -p build; $(RUN) pytest tests/integration/ceph >build/ceph.log 2>&1 & ceph=$$!; \
+	@mkdir -p build; $(RUN) pytest tests/integration/ceph --capture=sys >build/ceph.log 2>&1 & ceph=$$!; \
 	trap 'kill $$ceph 2>/dev/null' INT TERM; \
 	$(RUN) pytest tests/integration --ignore tests/integration/ceph; rest=$$?; \
 	wait $$ceph; ceph=$$?; cat build/ceph.log; exit $$((rest + ceph))
