@@ -442,7 +442,7 @@ class Checks(Audit):
                 )
                 if ours > allowed:
                     found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
-                if len(dataset.marks) > 2 + targets:
+                if len(dataset.marks) > 2 + targets and dataset.name not in self._cluster.guests[vmid].retired.values():
                     found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")
             for (_, owner), anchor in machine.storage.marked().items():
                 if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets + ruled:
