@@ -1,8 +1,11 @@
 """What brings a target up to a point."""
 
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from holdfast.coordinator.model.keep import Keep
+from holdfast.coordinator.planning.kept import Rules
 from holdfast.coordinator.planning.leftovers import plan_cleanup
 from holdfast.coordinator.planning.observed import Bookmark
 from holdfast.coordinator.planning.protection import (
@@ -14,7 +17,7 @@ from holdfast.coordinator.planning.protection import (
 from holdfast.coordinator.planning.steps import AbortPartial, Commit, SendDisk, SetAside
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.planning.made import VMID, Home, assignment, disk_map, holding, there
+from unit.planning.made import NOON, VMID, Home, assignment, disk_map, holding, there
 
 UTC = ZoneInfo("UTC")
 EMPTY = Inventory(0, (), {})
@@ -85,6 +88,30 @@ def test_the_oldest_point_ahead_is_the_goal() -> None:
     home.write("scsi0")
     home.take()
     assert to_beta(home, holding(first)).goal == second
+
+
+@pytest.mark.parametrize(
+    ("written", "arrived", "goal"),
+    [
+        (("scsi0", "scsi1"), (), 1),
+        (("scsi0", "scsi1"), ("scsi0",), 0),
+        (("scsi1",), ("scsi0",), 1),
+        (("scsi1",), ("scsi0", "scsi1"), 0),
+    ],
+    ids=["nothing arrived", "a disk of the first", "an idle disk, of both", "all of the first"],
+)
+def test_a_point_that_rules_pass_over_is_brought_if_some_disks_of_it_alone_have_arrived(
+    written: tuple[str, ...], arrived: tuple[str, ...], goal: int
+) -> None:
+    home = Home()
+    points = [home.take(policies=("often",))]
+    home.write(*written)
+    points.append(home.take(policies=("often",), at=NOON + timedelta(seconds=10)))
+    guids = {m.disk: m.guid for m in points[0].members}
+    volumes = [there(slot, guids[slot]) for slot in arrived]
+    rules = Rules({"often": Keep(last=1)})
+    plan = plan_target(assignment(), 1, home.scan(), holding(volumes=volumes), rules)
+    assert plan.goal == points[goal]
 
 
 def test_a_later_epoch_is_ahead_of_a_higher_number() -> None:
