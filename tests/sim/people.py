@@ -77,7 +77,8 @@ class People:
         """A person wants one of the points gone; with it goes the request by which it was taken."""
         storage = self._world.machines[self._cluster.specs[act.vmid].node].storage
         points = [p for a in storage.marked().items() if a[0][1] == act.vmid for p in a[1].points.values()]
-        chosen = [p for p in points if p.request or p.policies]
+        under_way = self._cluster.rollbacks  # of which nobody has heard yet that they are done
+        chosen = [p for p in points if (p.request or p.policies) and p.request not in under_way]
         if not chosen:
             return
         point = chosen[int(act.amount * len(chosen)) % len(chosen)]
