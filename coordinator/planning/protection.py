@@ -421,7 +421,7 @@ def _overtaken(point: RecoveryPoint, assignment: Assignment, scan: Scan, invento
 
 def _set_aside(vmid: int, scan: Scan) -> set[int]:
     """GUIDs of the snapshots that went aside when the guest was rolled back: its replicas go back as well."""
-    asides = scan.asides(vmid)
+    asides = [v for v in scan.asides(vmid) if not is_rbd(v.dataset)]  # on RBD that are replicas, not heads
     there: list[Snapshot | Bookmark] = [
         *(s for v in asides for s in v.snapshots),
         *(b for v in asides for b in v.bookmarks),

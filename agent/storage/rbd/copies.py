@@ -78,11 +78,11 @@ def flatten(pool: Pool, dataset: str, me: str) -> None:
     with _ours(pool, dataset, me, read_only=False) as image:
         parent = parent_of(pool, image)
         if parent is not None:
-            # librbd notes an object as existing before it copies it, and passes over what is noted: the next flattening
-            # after one that was killed in between would lose such objects (Ceph issue 68998, fixed in
-            # December 2024). So it is noted anew what there is.
-            if image.features() & pool.rbd.RBD_FEATURE_OBJECT_MAP:
-                image.rebuild_object_map()
+            # By its object map librbd passes over what is noted as existing, and it notes that before it copies: after
+            # one that was killed in between the next flattening would lose such objects (Ceph issue 68998, fixed in
+            # December 2024), in 16.2.15 now and then also with the map built anew. Without one the OSDs are asked.
+            if maps := image.features() & (pool.rbd.RBD_FEATURE_OBJECT_MAP | pool.rbd.RBD_FEATURE_FAST_DIFF):
+                image.update_features(maps, False)
             image.flatten()
     _let_go(pool, parent)
 
