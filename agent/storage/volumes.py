@@ -174,8 +174,10 @@ class NodeVolumes:
 
     async def kernel_names(self, datasets: Sequence[str]) -> Mapping[str, str]:
         """As the port says."""
-        on_rbd = [dataset for dataset in datasets if self._of(dataset) is self._rbd]
-        return await self._rbd.kernel_names(on_rbd)
+        found: dict[str, str] = {}
+        for back_end, names_ in self._split(datasets):
+            found |= await back_end.kernel_names(names_)
+        return found
 
     async def roll_back(self, aside: str, snapshot: str, guid: int, mark: str) -> None:
         """As the port says."""

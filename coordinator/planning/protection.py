@@ -349,6 +349,7 @@ def plan_target(
         return TargetPlan(None, ())
     goal = ahead[0]
     disks = {disk.disk: disk for disk in assignment.disks}
+    diverged = _set_aside(assignment.vmid, scan)
     steps: list[Step] = []
     conditions: list[Condition] = []
     for member in goal.members:
@@ -359,7 +360,6 @@ def plan_target(
         there = inventory.volumes.get(disk.target_dataset)
         # RBD has no bookmarks: of a disk that the target's last point lacks the owner has let go of what came between
         forgotten = is_rbd(member.dataset) and last is not None and last.member(member.disk) is None
-        diverged = _set_aside(assignment.vmid, scan)
         steps_or_why = _bring(assignment, disk, volume, snapshot, there, diverged, forgotten=forgotten)
         if isinstance(steps_or_why, Condition):
             conditions.append(steps_or_why)

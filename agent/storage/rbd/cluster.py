@@ -47,12 +47,17 @@ class Pool:
         wanted = str(self.connection.conf_get("rbd_default_clone_format"))
         if wanted != "auto":
             return wanted == "2"
-        command = orjson.dumps({"prefix": "osd get-require-min-compat-client"}).decode()
-        code, out, said = self.connection.mon_command(command, b"")
-        if code:
-            raise VolumesError(f"the mons do not say what they require of clients ({code}): {said}")
-        required = bytes(out).decode().strip()
+        required = self.mon("osd get-require-min-compat-client").decode().strip()
         return required != "unknown" and required >= "mimic"  # releases go by the alphabet
+
+    def mon(self, prefix: str, /, **arguments: object) -> bytes:
+        """What the mons answer to a command. Raises VolumesError where they refuse it."""
+        code, out, said = self.connection.mon_command(orjson.dumps({"prefix": prefix, **arguments}).decode(), b"")
+        if code:
+            raise VolumesError(
+                f"ceph {prefix} was refused ({code}): {said}; the key needs the caps that docs/rbd.md names."
+            )
+        return bytes(out)
 
 
 class _Connection:

@@ -137,7 +137,7 @@ def _pools(pool: Pool, dump: Any) -> list[str]:
 
 def _listed(pool: Pool) -> set[str]:
     """The blocklist. Its JSON is followed by a second document, of ranges (seen on 16.2.15)."""
-    out = _mon_bytes(pool, "osd blocklist ls")
+    out = pool.mon("osd blocklist ls", format="json")
     entries = orjson.loads(out.partition(b"]")[0] + b"]")
     return {str(entry["addr"]) for entry in entries}
 
@@ -152,15 +152,5 @@ def _check(text: str, pattern: re.Pattern[str]) -> None:
 
 
 def _mon(at: Pool, prefix: str, /, **arguments: object) -> Any:
-    out = _mon_bytes(at, prefix, **arguments)
+    out = at.mon(prefix, format="json", **arguments)
     return orjson.loads(out) if out else None
-
-
-def _mon_bytes(at: Pool, prefix: str, /, **arguments: object) -> bytes:
-    command = orjson.dumps({"prefix": prefix, "format": "json", **arguments}).decode()
-    code, out, said = at.connection.mon_command(command, b"")
-    if code:
-        raise VolumesError(
-            f"ceph {prefix} was refused ({code}): {said}; the key needs the caps that docs/rbd.md names."
-        )
-    return bytes(out)

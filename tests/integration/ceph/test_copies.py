@@ -81,14 +81,20 @@ async def test_a_copy_shows_the_point_and_what_is_written_to_it_stays_in_it(volu
         assert hand.snapshots(IMAGES[0]) == []
 
 
+async def _copy_of_a_replica(volumes: NodeVolumes, hand: Hand) -> RecoveryPoint:
+    """The point, which nobody protects."""
+    point = await volumes.take(order(1, Consistency.ATOMIC))
+    with binding.rbd().Image(hand.io, IMAGES[0]) as image:
+        image.metadata_set("holdfast.replica", "101/scsi0 alpha")
+    await volumes.make_copy(copy_of(point))
+    return point
+
+
 async def test_a_copy_of_a_replicas_point_is_none_of_its_replicas_and_leaves_its_snapshot_as_it_was(
     volumes: NodeVolumes, where: Where
 ) -> None:
     with by_hand(where) as hand:
-        point = await volumes.take(order(1, Consistency.ATOMIC))
-        with binding.rbd().Image(hand.io, IMAGES[0]) as image:
-            image.metadata_set("holdfast.replica", "101/scsi0 alpha")
-        await volumes.make_copy(copy_of(point))
+        point = await _copy_of_a_replica(volumes, hand)
         marks = (await volumes.scan()).volumes[DATASET].marks
         assert marks.keys() == {"copy"}
         await volumes.drop_copy(DATASET)
@@ -178,10 +184,7 @@ async def test_the_snapshot_of_a_replica_goes_also_if_the_agent_died_once_its_co
 ) -> None:
     """Clones of the old kind need it protected, and of a replica only what makes and flattens copies protects it."""
     with by_hand(where) as hand:
-        point = await volumes.take(order(1, Consistency.ATOMIC))
-        with binding.rbd().Image(hand.io, IMAGES[0]) as image:
-            image.metadata_set("holdfast.replica", "101/scsi0 alpha")
-        await volumes.make_copy(copy_of(point))
+        point = await _copy_of_a_replica(volumes, hand)
         with binding.rbd().Image(hand.io, COPY) as image:
             image.flatten()
         await volumes.destroy("rbd:home", 101, 1, [Doomed(by_name(point)[0], point.members[0].guid)], [], [])
