@@ -23,7 +23,17 @@ from holdfast.coordinator.model.request import Request
 from holdfast.coordinator.planning.assignment import Protection
 from holdfast.coordinator.planning.observed import Scan, is_rbd, pool_of
 from holdfast.coordinator.planning.protection import step_now
-from holdfast.coordinator.planning.rollback import Move, begun, left_alone, moves, remaining, would_lose
+from holdfast.coordinator.planning.rollback import (
+    Impossible,
+    Move,
+    begun,
+    left_alone,
+    moves,
+    plan_moves,
+    remaining,
+    touched,
+    would_lose,
+)
 from holdfast.coordinator.planning.snapshots import NO_OCCASION, Occasion
 from holdfast.coordinator.store.locks import Held
 from holdfast.coordinator.store.port import LeaseLost, Put, Store, unchanged
@@ -55,6 +65,8 @@ class Rollback:
         if protection is None:
             raise Refused("UnknownGuest", f"guest {self._vmid} is not known any more.")
         scan = await self._context.scanner.look(self._vmid, 0)
+        if not touched(self._id, scan):  # an earlier life meant to begin, and did not: it may be refused still
+            self._outcomes.begun.pop(self._id, None)
         point = self._point(scan, owner)
         wanted = moves(point, self._vmid, owner.epoch, self._id)
         begun_before = begun(wanted, scan)
@@ -68,6 +80,8 @@ class Rollback:
         if begun_before:
             same = left_alone(wanted, scan)
         else:
+            if isinstance(planned := plan_moves(wanted, scan), Impossible):  # a record outlives its snapshots
+                raise Refused(planned.reason, planned.message)
             scan, same = await self._keep_before(protection, owner, scan, point)
             await self._outcomes.begin(self._id, self._ask)
         wanted = [move for move in wanted if move.dataset not in same]

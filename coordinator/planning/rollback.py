@@ -120,6 +120,11 @@ def begun(moves: Sequence[Move], scan: Scan) -> bool:
     return any(_reached(move, scan) for move in moves)
 
 
+def touched(request: str, scan: Scan) -> bool:
+    """Whether anything was moved for a request, of whatever point and under whatever epoch: asides bear its name."""
+    return any(f"-{request}-" in f"{v.dataset} {v.marks.get('back', '')}" for v in scan.volumes.values())
+
+
 def _reached(move: Move, scan: Scan) -> bool:
     return move.aside in scan.volumes or _is_back(move, scan.volumes.get(move.dataset))
 

@@ -56,8 +56,10 @@ class Checks(Audit):
         """Node → power cuts, each of which may lose what was half received."""
         self.excused: set[tuple[int, str]] = set()
         """(VMID, check): a fault has made this impossible."""
-        self._targets: dict[int, RecoveryPoint] = {}
-        """VMID → the point that somebody wants it back to."""
+        self._targets: dict[int, list[RecoveryPoint]] = {}
+        """VMID → the points that people want it back to and have not heard of yet."""
+        self._crossed: set[int] = set()
+        """Guests that are wanted back to two points at a time: what they are in the end is either."""
         self.owner_changed: dict[int, float] = {}
         self.awake: dict[str, float] = {}
         """Node → when its agent goes on, or went on, that was stopped last."""
@@ -288,26 +290,27 @@ class Checks(Audit):
 
     def rolls_back(self, vmid: int, point: RecoveryPoint) -> None:
         """Somebody has asked for it. What only its replicas' later points have in common with it is sent in full."""
-        self._targets[vmid] = point
+        self._targets.setdefault(vmid, []).append(point)
+        if len(self._targets[vmid]) > 1:
+            self._crossed.add(vmid)
 
     def _goes_aside(self, storage: Storage, dataset: Dataset) -> None:
         """A guest's own disk is renamed: only when it was asked for, and nobody uses it."""
         vmid = _guest_of(dataset)
         guest = self._cluster.guests[vmid]
-        if vmid not in self._targets or not guest.off:
+        if not self._targets.get(vmid) or not guest.off:
             self._violated("single writer", f"{dataset.name} on {storage.node} goes aside under guest {vmid}")
         newest = dataset.newest
         if newest is None or newest.image != dataset.image:
             self._violated("nothing lost", f"{dataset.name} on {storage.node} goes aside without a snapshot of it")
-        member = next((m for m in self._targets[vmid].members if m.dataset == dataset.name), None)
-        snap = dataset.by_guid(member.guid) if member else None
-        older = {s.guid for s in dataset.snaps.values() if snap is not None and s.txg <= snap.txg}
-        for machine in self._world.machines.values():
-            for replica in machine.storage.replicas(vmid):
-                if replica.mark == f"{vmid}/{self._slot(vmid, dataset.name)}" and older.isdisjoint(
-                    s.guid for s in replica.snaps.values()
-                ):
-                    self.excuse(vmid, "no full resend", "no byte twice")
+        mark = f"{vmid}/{self._slot(vmid, dataset.name)}"
+        replicas = [r for m in self._world.machines.values() for r in m.storage.replicas(vmid) if r.mark == mark]
+        for point in self._targets.get(vmid, ()):
+            member = next((m for m in point.members if m.dataset == dataset.name), None)
+            snap = dataset.by_guid(member.guid) if member else None
+            older = {s.guid for s in dataset.snaps.values() if snap is not None and s.txg <= snap.txg}
+            if any(older.isdisjoint(s.guid for s in replica.snaps.values()) for replica in replicas):
+                self.excuse(vmid, "no full resend", "no byte twice")
 
     def cloned(self, storage: Storage, dataset: Dataset) -> None:
         """From the moment that all disks are there again a person can start the guest."""
@@ -319,13 +322,14 @@ class Checks(Audit):
         if values != sorted(values, reverse=True) or values[-1] < values[0] - 1:
             self._violated("no mixture", f"guest {vmid} on {storage.node} could be started from {values}")
 
-    def rolled_back(self, vmid: int, said: RequestReport) -> None:
+    def rolled_back(self, vmid: int, point: RecoveryPoint, said: RequestReport) -> None:
         """It is settled: the guest is what it was, or what it was to be."""
-        point = self._targets.pop(vmid, None)
-        if point is None:
-            return  # somebody wanted the guest back to two points at a time
+        crossed = vmid in self._crossed
+        self._targets[vmid].remove(point)
+        if not self._targets[vmid]:
+            self._crossed.discard(vmid)
         storage = self._cluster.guests[vmid].machine.storage
-        if said.state is not RequestState.DONE or (vmid, "a base survives") in self.excused:
+        if said.state is not RequestState.DONE or crossed or (vmid, "a base survives") in self.excused:
             return  # refused; or somebody has destroyed the point's snapshots since
         for member in point.members:
             dataset = storage.dataset(member.dataset)

@@ -22,7 +22,7 @@ class Watcher(Protocol):
 
     def rolls_back(self, vmid: int, point: RecoveryPoint) -> None: ...
 
-    def rolled_back(self, vmid: int, said: RequestReport) -> None: ...
+    def rolled_back(self, vmid: int, point: RecoveryPoint, said: RequestReport) -> None: ...
 
 
 class Person:
@@ -38,7 +38,7 @@ class Person:
         self._node = ""
 
     def ask(self) -> None:
-        """Once the guest has a point, and nobody else has it rolled back."""
+        """Once the guest has a point, and nobody has shut it down for another."""
         points = self._checks.complete(self._guest.machine.storage, self._vmid)
         item = self._cluster.service.etcd.get(KEYS.owner(self._vmid))
         if self._guest.off or not points or item is None:
@@ -56,13 +56,13 @@ class Person:
         request = Request(action="rollback", vmid=self._vmid, asked=asked, node=self._node, at=str(point.id))
         self._cluster.put("requests", self._id, request.to_json())
         self._cluster.rollbacks.add(self._id)
-        self._look()
+        self._look(point)
 
-    def _look(self) -> None:
+    def _look(self, point: RecoveryPoint) -> None:
         item = self._cluster.service.etcd.get(KEYS.request_report(self._node, self._id))
         said = RequestReport.model_validate_json(item.value) if item else None
         if said is None or not said.settled:
-            self._cluster.world.loop.after(LOOK, self._look)
+            self._cluster.world.loop.after(LOOK, lambda: self._look(point))
             return
         self._cluster.world.tell("PERSON", "sees", vmid=self._vmid, state=said.state.value)
         self._cluster.rollbacks.discard(self._id)
@@ -71,7 +71,7 @@ class Person:
         if done:
             counters = [self._guest.machine.storage.there(d).image.counter for d in self._guest.disks.values()]
             self._guest.forget_after(counters[-1])
-        self._checks.rolled_back(self._vmid, said)
+        self._checks.rolled_back(self._vmid, point, said)
         if self._guest.off:
             self._guest.off = False
             if self._guest.machine.powered:

@@ -23,6 +23,7 @@ from holdfast.coordinator.planning.rollback import (
     plan_moves,
     remaining,
     return_move,
+    touched,
     unfinished_return,
     would_lose,
 )
@@ -95,7 +96,7 @@ def test_after_a_crash_at_any_step_what_is_left_is_done_and_nothing_is_lost(home
     assert not begun(wanted, scan)
     for step in planned(wanted, scan)[:crash]:
         scan = carried_out(scan, step)
-    assert begun(wanted, scan) is (crash > 0)
+    assert begun(wanted, scan) is touched(REQUEST, scan) is (crash > 0)
     for _ in range(6):
         for step in planned(wanted, scan)[:1]:
             scan = carried_out(scan, step)
@@ -106,6 +107,17 @@ def test_after_a_crash_at_any_step_what_is_left_is_done_and_nothing_is_lost(home
         assert head.newest.guid == member.guid
     assert {s.guid for v in scan.volumes.values() for s in v.snapshots} == before
     assert scan.complete_points(VMID) == [point]
+
+
+def test_what_went_aside_with_one_rollback_is_no_point_to_go_back_to_with_the_next(home: Home) -> None:
+    scan = home.scan()
+    first, later = scan.complete_points(VMID)
+    wanted = moves(first, VMID, 1, REQUEST)
+    while steps := planned(wanted, scan):
+        scan = carried_out(scan, steps[0])
+    assert later in scan.recorded_points(VMID).values(), "its record is there still"
+    assert isinstance(plan_moves(moves(later, VMID, 1, "rollback-101-another"), scan), Impossible)
+    assert not touched("rollback-101-another", scan)
 
 
 def on_rbd(scan: Scan) -> Scan:
@@ -132,7 +144,7 @@ def test_on_rbd_no_head_has_its_name_back_before_all_are_rolled_back(home: Home,
     assert [type(step) for step in planned(wanted, scan)] == [PutAside, PutAside, RollBack, RollBack, PutBack, PutBack]
     for step in planned(wanted, scan)[:crash]:
         scan = carried_out(scan, step)
-    assert begun(wanted, scan) is (crash > 0)
+    assert begun(wanted, scan) is touched(REQUEST, scan) is (crash > 0)
     for _ in range(6):
         assert left_alone(wanted, scan) == set()
         for step in planned(wanted, scan)[:1]:
