@@ -11,7 +11,7 @@ from datetime import timedelta
 from holdfast.agent.context import Context
 from holdfast.agent.moving import Mover
 from holdfast.agent.outcomes import Outcomes
-from holdfast.agent.ports import GuestHere, Refused
+from holdfast.agent.ports import GuestHere, Refused, VolumesError
 from holdfast.agent.taking import Taker
 from holdfast.coordinator.model.answers import RollbackPreview
 from holdfast.coordinator.model.capabilities import Capability, lacking
@@ -64,9 +64,7 @@ class Rollback:
         protection = self._context.view.protection(self._vmid)
         if protection is None:
             raise Refused("UnknownGuest", f"guest {self._vmid} is not known any more.")
-        scan = await self._context.scanner.look(self._vmid, 0)
-        if not touched(self._id, scan):  # an earlier life meant to begin, and did not: it may be refused still
-            self._outcomes.begun.pop(self._id, None)
+        scan = await self._look(protection)
         point = self._point(scan, owner)
         wanted = moves(point, self._vmid, owner.epoch, self._id)
         begun_before = begun(wanted, scan)
@@ -88,6 +86,18 @@ class Rollback:
         pools = {pool_of(move.dataset) for move in wanted}
         await _Mover(self._context, self._vmid, owner, held, pools).move(wanted)
         return self._done(point, wanted, scan)
+
+    async def _look(self, protection: Protection) -> Scan:
+        """What is there. A request of which nothing was moved may be refused still, though an earlier life began it.
+
+        Raises VolumesError where the guest's storage cannot be looked at: nothing follows from what was not seen.
+        """
+        scan = await self._context.scanner.look(self._vmid, 0)
+        if unseen := [why for d in protection.disks if (why := scan.failed.get(pool_of(d.dataset)))]:
+            raise VolumesError(f"the guest's storage cannot be looked at: {unseen[0]}")
+        if not scan.failed and not touched(self._id, scan):
+            self._outcomes.begun.pop(self._id, None)
+        return scan
 
     def _done(self, point: RecoveryPoint, moved: Sequence[Move], scan: Scan) -> str:
         said = f"guest {self._vmid} is as it was at point {self._to} of {point.instant:%F %T %Z}. "

@@ -92,8 +92,10 @@ _BACK: list[list[Any]] = [
     ["raise_epoch", 2],
     ["promote", 1, 0, "b", 1, False],
     ["promote", 2, 0, "b", 1, False],
+    ["copy", 0, 1],
+    ["set_aside", "tank/vm-101-disk-0"],
 ]
-"""Back to the first point, twice, with all that can go wrong; and copies."""
+"""Back to the first point, twice, with all that can go wrong; and copies, also of what goes aside."""
 
 
 def test_going_back_has_the_same_outcomes(hosts: list[Host]) -> None:

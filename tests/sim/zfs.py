@@ -378,11 +378,7 @@ class Storage:
         number = 1
         while (to := f"{pool}/holdfast/aside/{vmid}-e{epoch}-{number}-{rest.rpartition('/')[2]}") in self.datasets:
             number += 1
-        self.audit.renamed(self, dataset, to)
-        del self.datasets[name]
-        dataset.name = to
-        self.datasets[to] = dataset
-        self.touch(dataset)
+        self._rename(dataset, to)
         return to
 
     def put_aside(self, name: str, aside: str, kind: str) -> None:
@@ -390,12 +386,16 @@ class Storage:
         dataset = self.datasets.get(name)
         if dataset is None or dataset.receiving or aside in self.datasets:
             raise VolumesError(f"zfs rename {name}: {'dataset is busy' if dataset else 'dataset does not exist'}")
-        self.audit.renamed(self, dataset, aside)
-        del self.datasets[name]
-        dataset.name = aside
-        self.datasets[aside] = dataset
+        self._rename(dataset, aside)
+
+    def _rename(self, dataset: Dataset, to: str) -> None:
+        self.audit.renamed(self, dataset, to)
+        before = dataset.name
+        del self.datasets[before]
+        dataset.name = to
+        self.datasets[to] = dataset
         for snap in dataset.snaps:
-            self._origin_moved(f"{name}@{snap}", f"{aside}@{snap}")
+            self._origin_moved(f"{before}@{snap}", f"{to}@{snap}")
         self.touch(dataset)
 
     def _origin_moved(self, old: str, new: str) -> None:
