@@ -165,14 +165,20 @@ class Cluster:
 
     def points(self, host: Host, vmid: int) -> list[dict[str, Any]]:
         """Those of which all members are there, all on ZFS."""
+        # Before and after: while this looks, a commit may take the place of the only point.
+        guids = self._guids(host)
         records = self.records(host, vmid)
-        guids = set(host.run("zfs list -Hp -t snapshot -o guid").split())
+        guids |= self._guids(host)
         return [
             r
             for r in records
             if {m["disk"] for m in r["members"]} == set(r["disks"])
             and all(str(m["guid"] % 2**64) in guids for m in r["members"])
         ]
+
+    @staticmethod
+    def _guids(host: Host) -> set[str]:
+        return set(host.run("zfs list -Hp -t snapshot -o guid").split())
 
     def check_points(self, host: Host, vmid: int, order: Sequence[str]) -> list[list[int]]:
         """Every complete point on a host shows A >= B >= C >= A - 1 over the disks `order`; returns the counters."""
