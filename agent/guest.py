@@ -215,12 +215,13 @@ class GuestWorker:
     def _in_use(self, scan: Scan) -> set[PointId]:
         """Points that a target's worker is ahead of what a look shows as committed with, or may be."""
         targets = self.state.targets.values()
-        if self._from_before is None:
-            self._from_before = frozenset(p.id for p in scan.complete_points(self.vmid))
-        may_be_begun = self._from_before if any(not t.asked for t in targets) else frozenset()
+        recorded = frozenset(scan.recorded_points(self.vmid))  # amid a rollback none of them is complete
+        if self._from_before is None and (recorded or not scan.failed):
+            self._from_before = recorded
+        may_be_begun = self._from_before if any(not t.asked for t in targets) else None
         silent = {name for name in self._parted if not targets or not self._has_told(name)}
         asked_for = self._context.view.desired.points_asked_for(self.vmid)
-        return asked_for.union(may_be_begun, *(self._parted[name] for name in silent), *map(_at, targets))
+        return asked_for.union(may_be_begun or (), *(self._parted[name] for name in silent), *map(_at, targets))
 
     def _has_told(self, name: str) -> bool:
         """Whether a target has said what it has since it was one again; true of those that are none."""
