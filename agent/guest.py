@@ -215,9 +215,9 @@ class GuestWorker:
     def _in_use(self, scan: Scan) -> set[PointId]:
         """Points that a target's worker is ahead of what a look shows as committed with, or may be."""
         targets = self.state.targets.values()
-        recorded = frozenset(scan.recorded_points(self.vmid))  # amid a rollback none of them is complete
-        if self._from_before is None and (recorded or not scan.failed):
-            self._from_before = recorded
+        if self._from_before is None:
+            recorded = frozenset(scan.recorded_points(self.vmid))  # amid a rollback none of them is complete
+            self._from_before = recorded if recorded or not scan.failed else None
         may_be_begun = self._from_before if any(not t.asked for t in targets) else None
         silent = {name for name in self._parted if not targets or not self._has_told(name)}
         asked_for = self._context.view.desired.points_asked_for(self.vmid)

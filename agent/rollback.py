@@ -93,8 +93,8 @@ class Rollback:
         Raises VolumesError where the guest's storage cannot be looked at: nothing follows from what was not seen.
         """
         scan = await self._context.scanner.look(self._vmid, 0)
-        if unseen := [why for d in protection.disks if (why := scan.failed.get(pool_of(d.dataset)))]:
-            raise VolumesError(f"the guest's storage cannot be looked at: {unseen[0]}")
+        if unseen := scan.unseen(d.dataset for d in protection.disks):
+            raise VolumesError(f"the guest's storage cannot be looked at: {next(iter(unseen.values()))}")
         if not scan.failed and not touched(self._id, scan):
             self._outcomes.begun.pop(self._id, None)
         return scan

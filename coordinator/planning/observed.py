@@ -1,6 +1,6 @@
 """What was seen on a node's storage: plain data, from which every plan is computed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -207,6 +207,10 @@ class Scan:
             for point in anchor.points:
                 points[point.id] = points[point.id].joined(point) if point.id in points else point
         return points
+
+    def unseen(self, datasets: Iterable[str]) -> dict[str, str]:
+        """Of the pools of these, those where this look failed, each with why."""
+        return {pool: why for dataset in datasets if (why := self.failed.get(pool := pool_of(dataset)))}
 
     def sees_all_of(self, vmid: int) -> bool:
         """Whether no member of the guest's points may be where this look failed: it would look as if it were gone."""

@@ -105,7 +105,7 @@ def plan_point(
     """
     if not (protection.assignments or protection.snapshots or occasion):
         return PointPlan(None)
-    if unseen := {pool: why for d in protection.disks if (why := scan.failed.get(pool := pool_of(d.dataset)))}:
+    if unseen := scan.unseen(d.dataset for d in protection.disks):
         return PointPlan(None, conditions=tuple(_unseen(protection.vmid, why) for why in unseen.values()))
     if missing := [d for d in protection.disks if d.dataset not in scan.volumes]:
         if under_way := _rollback_under_way(protection.vmid, protection.disks, scan):
