@@ -1,5 +1,7 @@
 """The invariants of DESIGN §2, as far as the code has them, each a named check; told of every step on any storage.
 
+What has to hold in the end only, when all is quiet, is in `settled`: of these 8, the end of 9, and 6 once more.
+
 1. `one owner per epoch`: an owner's record changes only with a higher epoch.
 2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1; `only what was promoted is sent`.
 3. `nothing foreign destroyed`: no snapshot that Holdfast did not make, no newest complete point of a replica, no head.
@@ -17,17 +19,18 @@
 """
 
 from collections import Counter
+from dataclasses import dataclass, field
 
-import orjson
 from holdfast.coordinator.model.owner import Owner
 from holdfast.coordinator.model.point import PointId, RecoveryPoint
-from holdfast.coordinator.model.report import GuestReport, RequestReport, RequestState
+from holdfast.coordinator.model.report import RequestReport, RequestState
 from holdfast.coordinator.planning.admission import allowed_datasets
 from holdfast.coordinator.planning.observed import is_rbd
 
 from .cluster import KEYS, Cluster
 from .datasets import Dataset, Mark, Snap, Stream
 from .people import People
+from .points import complete, counters, guest_of, records_of, whole
 from .zfs import Audit, Storage
 
 MIB = 1 << 20
@@ -40,6 +43,15 @@ LONG_KNOWN = 60.0
 """Seconds: no agent is so far behind etcd, or in so long a command, that it may act for an owner of before."""
 CUT_OFF = LONG_KNOWN + HEARD_LATE + 15.0
 """Seconds for which an owner that loses its guest does not hear of it; the others are to refuse it by then."""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """The points that people want a guest back to, and have not heard of yet."""
+
+    points: list[RecoveryPoint] = field(default_factory=list)
+    crossed: bool = False
+    """There were two at a time: what the guest is in the end is either."""
 
 
 class Checks(Audit):
@@ -56,10 +68,7 @@ class Checks(Audit):
         """Node → power cuts, each of which may lose what was half received."""
         self.excused: set[tuple[int, str]] = set()
         """(VMID, check): a fault has made this impossible."""
-        self._targets: dict[int, list[RecoveryPoint]] = {}
-        """VMID → the points that people want it back to and have not heard of yet."""
-        self._crossed: set[int] = set()
-        """Guests that are wanted back to two points at a time: what they are in the end is either."""
+        self._wanted: dict[int, _Wanted] = {}
         self.owner_changed: dict[int, float] = {}
         self.awake: dict[str, float] = {}
         """Node → when its agent goes on, or went on, that was stopped last."""
@@ -77,7 +86,7 @@ class Checks(Audit):
 
     def returned(self, vmid: int, slot: str) -> None:
         """A disk is written again that was pulled out; an agent may have taken points before it had heard of that."""
-        records = self._records(self._world.machines[self._cluster.specs[vmid].node].storage, vmid)
+        records = records_of(self._world.machines[self._cluster.specs[vmid].node].storage, vmid)
         self._returned[vmid, slot] = max(records, default=PointId(0, 0))
 
     def _violated(self, check: str, what: str, vmid: int | None = None) -> None:
@@ -120,57 +129,18 @@ class Checks(Audit):
         on_zfs = not all(is_rbd(m.dataset) for m in point.members)
         if crowded and on_zfs and point.policies and storage.node == self._cluster.specs[vmid].node:
             self._violated("free-space guard", f"{point.id} of {vmid} is taken for {point.policies}")
-        records = self._records(storage, vmid).get(point.id)
+        records = records_of(storage, vmid).get(point.id)
         if records is None:
             self._violated("nothing foreign destroyed", f"{point.id} of {vmid} is forgotten as soon as it is recorded")
-        elif whole := self._whole(storage, records):
-            self._check_point(storage, vmid, whole)
+        elif there := whole(storage, records):
+            self.check_point(storage, vmid, there)
 
-    def complete(self, storage: Storage, vmid: int) -> list[RecoveryPoint]:
-        """The complete points of a guest on a node, oldest first, computed by this checker itself."""
-        records = self._records(storage, vmid)
-        return [point for id in sorted(records) if (point := self._whole(storage, records[id]))]
-
-    @staticmethod
-    def _records(storage: Storage, vmid: int) -> dict[PointId, list[RecoveryPoint]]:
-        """What is recorded of each point, on one pool or several."""
-        records: dict[PointId, list[RecoveryPoint]] = {}
-        for (_, owner), anchor in storage.marked().items():
-            if owner == vmid:
-                for id, point in anchor.points.items():
-                    records.setdefault(id, []).append(point)
-        return records
-
-    @staticmethod
-    def _whole(storage: Storage, records: list[RecoveryPoint]) -> RecoveryPoint | None:
-        """A point as its records have it together, if all of it is there."""
-        point, *others = records
-        members = {m.disk: m for p in records for m in p.members}
-        for member in members.values():
-            dataset = storage.dataset(member.dataset)
-            if dataset is None or dataset.by_guid(member.guid) is None:
-                return None
-        if members.keys() != set(point.disks):
-            return None
-        return point.model_copy(update={"members": tuple(members.values())}) if others else point
-
-    def counters(self, storage: Storage, point: RecoveryPoint) -> dict[str, int]:
-        """Slot → counter, in the order in which the guest writes; disks that it does not write are left out."""
-        guest = self._cluster.guests[int(_vmid(point))]
-        found = {}
-        for slot in guest.disks:
-            member = point.member(slot)
-            snap = storage.there(member.dataset).by_guid(member.guid) if member else None
-            if snap is not None:
-                found[slot] = snap.image.counter
-        return found
-
-    def _check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
+    def check_point(self, storage: Storage, vmid: int, point: RecoveryPoint) -> None:
         spec = self._cluster.specs[vmid]
         if (spec.spread or spec.rbd) and point.consistency == "none":
             return  # it says itself that it is none
-        counters = self.counters(storage, point).items()
-        values = [n for slot, n in counters if point.id > self._returned.get((vmid, slot), PointId(0, 0))]
+        found = counters(storage, point, self._cluster.guests[vmid].disks).items()
+        values = [n for slot, n in found if point.id > self._returned.get((vmid, slot), PointId(0, 0))]
         if values != sorted(values, reverse=True) or (values and values[-1] < values[0] - 1):
             self._violated("no mixture", f"{point.id} of {vmid} on {storage.node} shows {values}", vmid)
 
@@ -190,7 +160,7 @@ class Checks(Audit):
         self._decided[storage.node, vmid] = allowed_datasets(assignment)
 
     def destroyed(self, storage: Storage, dataset: Dataset, what: Snap | Mark) -> None:
-        vmid = _guest_of(dataset)
+        vmid = guest_of(dataset)
         if isinstance(what, Snap):
             self._check_retention(storage, vmid, dataset, what)
             if what.foreign or PointId.of_snapshot(what.name) is None:
@@ -214,7 +184,7 @@ class Checks(Audit):
                     continue
                 snapshot = dataset.by_guid(what.guid) is not None
                 bookmark = any(m.guid == what.guid for m in dataset.marks.values())
-                if (vmid, "targets") in self.excused and not self.complete(machine.storage, vmid):
+                if (vmid, "targets") in self.excused and not complete(machine.storage, vmid):
                     # its first point was on the way when its policy went, and nothing says so after a restart
                     self.excuse(vmid, "a base survives", "no full resend")
                 if is_rbd(dataset.name) and not snapshot and not self._counts(machine.storage, vmid, slot):
@@ -229,7 +199,7 @@ class Checks(Audit):
         """None of the points that had this snapshot may have to stay."""
         if vmid in self.owner_changed or (vmid, "a base survives") in self.excused:
             return
-        recorded = self._records(storage, vmid).values()
+        recorded = records_of(storage, vmid).values()
         points = [records[0] for records in recorded]
         for records in recorded:
             had = any(m.guid == gone.guid for p in records for m in p.members)
@@ -238,9 +208,9 @@ class Checks(Audit):
 
     def _newest_before(self, storage: Storage, vmid: int, guid: int) -> RecoveryPoint | None:
         """The newest recorded point that would be complete but for this snapshot, if there is no newer complete one."""
-        records = self._records(storage, vmid)
+        records = records_of(storage, vmid)
         for id in sorted(records, reverse=True):
-            if self._whole(storage, records[id]):
+            if whole(storage, records[id]):
                 return None
             for point in records[id]:
                 others = [m for m in point.members if m.guid != guid]
@@ -252,7 +222,7 @@ class Checks(Audit):
 
     def _counts(self, storage: Storage, vmid: int, slot: str) -> bool:
         """Whether a node's newest point has this disk."""
-        points = self.complete(storage, vmid)
+        points = complete(storage, vmid)
         return not points or points[-1].member(slot) is not None
 
     def _slot(self, vmid: int, dataset: str) -> str:
@@ -263,7 +233,7 @@ class Checks(Audit):
         return (vmid, "targets") not in self.excused and node != self._cluster.specs[vmid].node
 
     def renamed(self, storage: Storage, dataset: Dataset, to: str) -> None:
-        if not dataset.mark and storage is self._cluster.guests[_guest_of(dataset)].machine.storage:
+        if not dataset.mark and storage is self._cluster.guests[guest_of(dataset)].machine.storage:
             self._goes_aside(storage, dataset)
             return
         if not dataset.mark:
@@ -278,7 +248,7 @@ class Checks(Audit):
 
     def trashed(self, storage: Storage, dataset: Dataset) -> None:
         """An image goes to Ceph's trash: only what a first stream has left on this node, which has no snapshot."""
-        if not any(dataset is replica for replica in storage.replicas(_guest_of(dataset))) or dataset.snaps:
+        if not any(dataset is replica for replica in storage.replicas(guest_of(dataset))) or dataset.snaps:
             self._violated("nothing foreign destroyed", f"{storage.node} moves {dataset.name} to the trash")
 
     def removed(self, storage: Storage, dataset: Dataset) -> None:
@@ -290,22 +260,22 @@ class Checks(Audit):
 
     def rolls_back(self, vmid: int, point: RecoveryPoint) -> None:
         """Somebody has asked for it. What only its replicas' later points have in common with it is sent in full."""
-        self._targets.setdefault(vmid, []).append(point)
-        if len(self._targets[vmid]) > 1:
-            self._crossed.add(vmid)
+        wanted = self._wanted.setdefault(vmid, _Wanted())
+        wanted.points.append(point)
+        wanted.crossed = wanted.crossed or len(wanted.points) > 1
 
     def _goes_aside(self, storage: Storage, dataset: Dataset) -> None:
         """A guest's own disk is renamed: only when it was asked for, and nobody uses it."""
-        vmid = _guest_of(dataset)
+        vmid = guest_of(dataset)
         guest = self._cluster.guests[vmid]
-        if not self._targets.get(vmid) or not guest.off:
+        if vmid not in self._wanted or not guest.off:
             self._violated("single writer", f"{dataset.name} on {storage.node} goes aside under guest {vmid}")
         newest = dataset.newest
         if newest is None or newest.image != dataset.image:
             self._violated("nothing lost", f"{dataset.name} on {storage.node} goes aside without a snapshot of it")
         mark = f"{vmid}/{self._slot(vmid, dataset.name)}"
         replicas = [r for m in self._world.machines.values() for r in m.storage.replicas(vmid) if r.mark == mark]
-        for point in self._targets.get(vmid, ()):
+        for point in self._wanted.get(vmid, _Wanted()).points:
             member = next((m for m in point.members if m.dataset == dataset.name), None)
             snap = dataset.by_guid(member.guid) if member else None
             older = {s.guid for s in dataset.snaps.values() if snap is not None and s.txg <= snap.txg}
@@ -314,7 +284,7 @@ class Checks(Audit):
 
     def cloned(self, storage: Storage, dataset: Dataset) -> None:
         """From the moment that all disks are there again a person can start the guest."""
-        vmid = _guest_of(dataset)
+        vmid = guest_of(dataset)
         disks = [storage.dataset(d) for d in self._cluster.guests[vmid].disks.values()]
         if dataset.mark or None in disks:
             return
@@ -324,12 +294,12 @@ class Checks(Audit):
 
     def rolled_back(self, vmid: int, point: RecoveryPoint, said: RequestReport) -> None:
         """It is settled: the guest is what it was, or what it was to be."""
-        crossed = vmid in self._crossed
-        self._targets[vmid].remove(point)
-        if not self._targets[vmid]:
-            self._crossed.discard(vmid)
+        wanted = self._wanted[vmid]
+        wanted.points.remove(point)
+        if not wanted.points:
+            del self._wanted[vmid]
         storage = self._cluster.guests[vmid].machine.storage
-        if said.state is not RequestState.DONE or crossed or (vmid, "a base survives") in self.excused:
+        if said.state is not RequestState.DONE or wanted.crossed or (vmid, "a base survives") in self.excused:
             return  # refused; or somebody has destroyed the point's snapshots since
         for member in point.members:
             dataset = storage.dataset(member.dataset)
@@ -367,143 +337,3 @@ class Checks(Audit):
     def received(self, storage: Storage, dataset: Dataset, stream: Stream) -> None:
         vmid, _, slot = dataset.mark.partition("/")
         self._synced.add((storage.node, int(vmid), slot))
-
-    # --- when all is quiet
-
-    def unsettled(self) -> list[str]:
-        """What does not hold yet, though faults have stopped; empty: all is well."""
-        found = []
-        for vmid in self._cluster.guests:
-            if (vmid, "converges") in self.excused or self._asks_for_help(vmid):
-                continue
-            for node in self._cluster.nodes:
-                storage = self._world.machines[node].storage
-                for point in self.complete(storage, vmid):
-                    self._check_point(storage, vmid, point)
-                if node != self._cluster.specs[vmid].node:
-                    found += self._lagging(vmid, node)
-            found += self._leftovers(vmid) + self._undeleted(vmid) + self._overdue(vmid)
-        found += [f"converges: {id} is not settled" for id in sorted(self._cluster.rollbacks)]
-        return found + self._untrue() + self._problems()
-
-    def _asks_for_help(self, vmid: int) -> bool:
-        """Where somebody has destroyed our snapshots, it may take a person; the condition says what to do."""
-        item = self._cluster.service.etcd.get(KEYS.guest_report(self._cluster.specs[vmid].node, vmid))
-        if item is None or (vmid, "a base survives") not in self.excused:
-            return False
-        reasons = {c.reason for c in GuestReport.model_validate_json(item.value).conditions}
-        return "ReplicaHasOtherSnapshots" in reasons
-
-    def _lagging(self, vmid: int, node: str) -> list[str]:
-        guest = self._cluster.guests[vmid]
-        storage = self._world.machines[node].storage
-        points = self.complete(storage, vmid)
-        if not points:
-            return [f"converges: {node} has no complete point of {vmid}"]
-        newest = points[-1]
-        if {m.disk for m in newest.members} != {*guest.disks, *guest.still}:
-            return [f"converges: the newest point of {vmid} on {node} has disks {newest.disks}"]
-        since = guest.stale_since(min(self.counters(storage, newest).values()))
-        lag = self._world.now - since if since is not None else 0.0
-        if lag > self._cluster.rpo:
-            return [f"converges: {vmid} on {node} lags {lag:.0f} s, RPO {self._cluster.rpo:.0f} s"]
-        return []
-
-    def _overdue(self, vmid: int) -> list[str]:
-        """Policies whose newest snapshot is too old, where the guest runs or on a replica."""
-        if vmid in self.owner_changed:
-            return []
-        found = []
-        home = self._world.machines[self._cluster.specs[vmid].node]
-        for name, spec in self._people.policies.items():
-            for node in self._cluster.nodes:
-                points = [p for p in self.complete(self._world.machines[node].storage, vmid) if name in p.policies]
-                age = (self._world.wall(home) - points[-1].instant).total_seconds() if points else None
-                allowed = spec.every * 1.05 + (2 if node == home.name else 2 + spec.every + self._cluster.rpo)
-                if age is None or age > allowed:
-                    found.append(f"snapshots fall due: {name} has none of {vmid} on {node} for {age} s")
-        return found
-
-    def _leftovers(self, vmid: int) -> list[str]:
-        found = []
-        targets = len(self._cluster.nodes) - 1
-        keep = self._cluster.schedule.keep
-        for machine in self._world.machines.values():
-            points = [records[0] for records in self._records(machine.storage, vmid).values()]
-            whole = self.complete(machine.storage, vmid)  # fragments are kept beside them
-            ruled = len(
-                self._people.ruled(machine.storage, vmid, points) | self._people.ruled(machine.storage, vmid, whole)
-            )
-            for dataset in machine.storage.everything():
-                if _guest_of(dataset) != vmid or "aside" in dataset.name:
-                    continue
-                if is_rbd(dataset.name) and not dataset.mark and machine.name != self._cluster.specs[vmid].node:
-                    continue  # shared: it is looked at once
-                ours = sum(not s.foreign for s in dataset.snaps.values())
-                allowed = keep + 3 if dataset.mark else 2 + 2 * targets
-                allowed += ruled + sum(
-                    (d.origin or "").startswith(f"{dataset.name}@") for d in machine.storage.everything()
-                )
-                if ours > allowed:
-                    found.append(f"bounded leftovers: {ours} snapshots of {dataset.name} on {machine.name}")
-                if len(dataset.marks) > 2 + targets and dataset.name not in self._cluster.guests[vmid].retired.values():
-                    found.append(f"bounded leftovers: {len(dataset.marks)} bookmarks of {dataset.name}")
-            for (_, owner), anchor in machine.storage.marked().items():
-                if owner == vmid and len(anchor.points) > keep + 3 + 2 * targets + ruled:
-                    found.append(f"bounded leftovers: {len(anchor.points)} points of {vmid} on {machine.name}")
-                if owner == vmid and len(anchor.definitions) > len(anchor.points) + 2:
-                    found.append(f"bounded leftovers: {len(anchor.definitions)} definitions on {machine.name}")
-        return found
-
-    def _undeleted(self, vmid: int) -> list[str]:
-        """Points that were to be deleted, and that nothing needs: no node's newest, no base, no clone's origin."""
-        storages = [machine.storage for machine in self._world.machines.values()]
-        newest = {points[-1].id for storage in storages if (points := self.complete(storage, vmid))}
-        needed = {d.newest.guid for storage in storages for d in storage.everything() if d.newest}
-        for storage in storages:
-            origins = {d.origin for d in storage.everything()}
-            for dataset in storage.everything():
-                needed |= {s.guid for s in dataset.snaps.values() if f"{dataset.name}@{s.name}" in origins}
-        found = []
-        for storage in storages:
-            for id, records in self._records(storage, vmid).items():
-                free = all(member.guid not in needed for point in records for member in point.members)
-                if self._people.unwanted(vmid, records[0]) and id not in newest and free:
-                    found.append(f"bounded leftovers: {id} of {vmid} on {storage.node} was to be deleted")
-        return found
-
-    def _untrue(self) -> list[str]:
-        """Reports that say more than there is."""
-        found = []
-        for item in self._cluster.service.etcd.list(f"{KEYS.root}agents/").items:
-            node, _, rest = item.key.removeprefix(f"{KEYS.root}agents/").partition("/")
-            if not rest.startswith("guests/"):
-                continue
-            vmid = int(rest.removeprefix("guests/"))
-            if (vmid, "converges") in self.excused or node != self._cluster.specs[vmid].node:
-                continue
-            for target in GuestReport.model_validate_json(item.value).targets:
-                there = self.complete(self._world.machines[target.node].storage, vmid)
-                newest = there[-1].id if there else PointId(0, 0)
-                if target.last and PointId(target.last.epoch, target.last.sequence) > newest:
-                    found.append(f"true reports: {node} says {target.node} has {target.last} of {vmid}: {newest}")
-        return found
-
-    def _problems(self) -> list[str]:
-        """Bad records are corrected in the end: nobody may still complain of one."""
-        found = []
-        for node in self._cluster.nodes:
-            item = self._cluster.service.etcd.get(KEYS.agent(node))
-            problems = orjson.loads(item.value).get("problems") if item else None
-            if problems:
-                found.append(f"bad input is contained: {node} still reports {problems}")
-        return found
-
-
-def _vmid(point: RecoveryPoint) -> str:
-    return point.members[0].dataset.rpartition("/")[2].split("-")[1]
-
-
-def _guest_of(dataset: Dataset) -> int:
-    parts = dataset.name.rpartition("/")[2].split("-")
-    return next((int(p) for p in parts if p.isdecimal() and len(p) == 3), 0)

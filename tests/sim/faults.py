@@ -13,6 +13,7 @@ from .checks import CUT_OFF, Checks
 from .cluster import CEPH, KEYS, POOLS, Cluster
 from .guests import SimGuest
 from .loop import Process
+from .points import complete
 from .rollbacks import Person
 from .schedule import Fault
 from .zfs import Storage
@@ -399,7 +400,7 @@ class Faults:
             self._checks.excuse(vmid, "no mixture")
             if on_rbd == self._cluster.specs[vmid].disks:
                 return
-        points = self._checks.complete(storage, vmid)
+        points = complete(storage, vmid)
         members = points[-1].members if points else ()
         if any(storage.there(m.dataset).receiving for m in members):
             self._world.loop.after(5.0, self._promote, vmid, storage)

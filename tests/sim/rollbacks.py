@@ -8,7 +8,7 @@ from holdfast.coordinator.model.report import RequestReport, RequestState
 from holdfast.coordinator.model.request import Request
 
 from .cluster import KEYS, Cluster
-from .zfs import Storage
+from .points import complete
 
 LOOK = 2.0
 RUNS = 0.3
@@ -17,8 +17,6 @@ RUNS = 0.3
 
 class Watcher(Protocol):
     """What the people ask of the checks."""
-
-    def complete(self, storage: Storage, vmid: int) -> list[RecoveryPoint]: ...
 
     def rolls_back(self, vmid: int, point: RecoveryPoint) -> None: ...
 
@@ -39,7 +37,7 @@ class Person:
 
     def ask(self) -> None:
         """Once the guest has a point, and nobody has shut it down for another."""
-        points = self._checks.complete(self._guest.machine.storage, self._vmid)
+        points = complete(self._guest.machine.storage, self._vmid)
         item = self._cluster.service.etcd.get(KEYS.owner(self._vmid))
         if self._guest.off or not points or item is None:
             return

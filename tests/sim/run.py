@@ -11,6 +11,7 @@ from .faults import HORIZON, Faults
 from .log import listen
 from .people import People
 from .schedule import Schedule
+from .settled import Settled
 from .world import Violation
 
 LOOK = 2.0
@@ -42,10 +43,11 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
     cluster = Cluster(schedule, trace=trace, faulty=faulty)
     people = People(cluster)
     checks = Checks(cluster, people)
+    settled = Settled(cluster, people, checks)
     faults = Faults(cluster, checks)
     world = cluster.world
     listen(cluster, checks)
-    settled = 0.0
+    took = 0.0
     try:
         people.write_all()
         cluster.start()
@@ -59,10 +61,10 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
                 until = max(min(HORIZON + 0.1, faults.quiet_from), world.now) + LOOK
                 good_since = None
                 continue
-            wrong = checks.unsettled()
+            wrong = settled.unsettled()
             if not wrong:
                 good_since = good_since if good_since is not None else world.now
-                settled = max(0.0, good_since - faults.quiet_from)
+                took = max(0.0, good_since - faults.quiet_from)
                 if world.now - good_since >= cluster.rpo * 0.75:
                     break
             else:
@@ -84,4 +86,4 @@ def run(schedule: Schedule, *, trace: bool = False, faulty: frozenset[str] = fro
             if gc_was:
                 gc.enable()
     violation = violations[0] if violations else None
-    return Outcome(violation, transcript, faults.reached, world.steps, lasted, settled)
+    return Outcome(violation, transcript, faults.reached, world.steps, lasted, took)

@@ -74,7 +74,7 @@ class SimVolumes:
             world.stepped(step, "after", process)
 
             def reply() -> None:
-                if done.done():
+                if done.done() or not process.alive:  # killed: nobody hears of it
                     return
                 if error is not None:
                     done.set_exception(error)
