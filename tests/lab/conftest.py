@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from integration.ceph.cluster import CephCluster, ceph_running
 
+from .autopsy import describe
 from .cache import locked, say
 from .ceph import POOLS
 from .cluster import Cluster
@@ -23,6 +24,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(os.path.dirname(__file__)):
             item.add_marker(pytest.mark.timeout(_TEST_SECONDS, func_only=True))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows what its hosts were doing then."""
+    report = yield
+    if report.failed and isinstance(lab := item.funcargs.get("lab"), Lab):
+        report.sections += [(f"{host.name} when it failed ({call.when})", describe(host)) for host in lab.hosts]
+    return report
 
 
 @pytest.fixture(scope="session")

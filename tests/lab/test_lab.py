@@ -1,9 +1,11 @@
 """The lab does what it promises. The other tests here stand on it."""
 
+import re
 import time
 
 import pytest
 
+from .autopsy import describe
 from .exec_channel import ScriptFailed
 from .guest_writer import start_writer
 from .host import Host
@@ -29,6 +31,16 @@ def test_a_failed_script_is_told_with_its_output(hosts: list[Host]) -> None:
     assert hosts[0].result("sleep 20", timeout=1).status == -9
 
 
+def test_what_hangs_in_a_host_is_told_by_its_kernel_stack(hosts: list[Host]) -> None:
+    hosts[0].spawn("sleep 1000 | zfs recv tank/never", "receiver")
+    while not hosts[0].run("pgrep -x zfs", check=False):
+        time.sleep(0.2)
+    told = describe(hosts[0])
+    assert re.search(r"\d+ \(zfs\) S, child of \d+\n(    .*\n)*    .*pipe_read", told), told
+    assert "pool: tank" in told
+    assert "agent (exit status 1)" in told  # there is none here, and nothing stops at that
+
+
 def test_hosts_have_identities_of_their_own(hosts: list[Host]) -> None:
     script = "hostname; cat /proc/sys/kernel/random/boot_id /etc/machine-id; zpool get -Hp -o value guid tank"
     first, second = (host.run(script).split() for host in hosts)
@@ -52,6 +64,7 @@ def test_a_power_cut_keeps_what_was_synced_and_the_pool(hosts: list[Host]) -> No
     host.run("echo kept >/tank/a; echo kept >/var/lib/holdfast/a; sync; echo lost >/run/b")
     boot = host.run("cat /proc/sys/kernel/random/boot_id")
     host.power_cut()
+    assert "it does not answer" in describe(host)
     host.power_on()
     assert host.run("cat /tank/a /var/lib/holdfast/a; ls /run").startswith("kept\nkept\n")
     assert "b" not in host.run("ls /run").split()
