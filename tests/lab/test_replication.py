@@ -120,7 +120,7 @@ def test_a_cut_stream_is_resumed_not_sent_again(cluster: Cluster, hosts: list[Ho
     source.run("dd if=/dev/urandom of=/dev/zvol/tank/vm-101-disk-0 bs=1M count=40 oflag=direct status=none")
     cluster.wait_for(
         lambda: (
-            target.run("zfs get -Hp -o value used tank/vm-101-disk-0") > str(12 << 20)
+            int(target.run("zfs get -Hp -o value used tank/vm-101-disk-0")) > 12 << 20
             and "receive" in target.run("ps -eo args | grep '[z]fs recv' | sed 's/zfs recv/receive/'", check=False)
         ),
         120,
