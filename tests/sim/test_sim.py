@@ -12,7 +12,7 @@ import pytest
 
 from .ledger import ROOT
 from .loop import Process, VirtualLoop
-from .mutants import every, mutate
+from .mutants import Mutant, attempt, every, mutate
 from .run import run
 from .scenario import missing, names, play
 from .schedule import Schedule, draw
@@ -61,6 +61,12 @@ def test_every_mutant_says_what_should_catch_it() -> None:
 def test_every_mutant_applies_to_the_code_as_it_is(tmp_path: Path) -> None:
     for mutant in every():
         mutate(mutant, tmp_path / mutant.name)
+
+
+@pytest.mark.parametrize("mutant", [m for m in every() if m.scenario], ids=lambda mutant: mutant.name)
+def test_a_mutant_that_few_seeds_catch_is_caught_by_its_scenario(mutant: Mutant) -> None:
+    verdict = attempt(mutant, scenario=mutant.scenario)
+    assert verdict.caught, verdict.violation
 
 
 def _on_a_loop() -> tuple[VirtualLoop, list[str]]:
