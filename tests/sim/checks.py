@@ -1,6 +1,6 @@
 """The invariants of DESIGN §2, as far as the code has them, each a named check; told of every step on any storage.
 
-What has to hold in the end only, when all is quiet, is in `settled`: of these 8, the end of 9, and 6 once more.
+What is looked at when all is quiet is in `settled`: 8, `snapshots fall due`, `bad input is contained`, most of 6.
 
 1. `one owner per epoch`: an owner's record changes only with a higher epoch.
 2. `no mixture`: in every complete point, anywhere, A >= B >= C >= A - 1; `only what was promoted is sent`.

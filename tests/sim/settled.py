@@ -1,9 +1,8 @@
 """What has to hold once faults have stopped, each a named check (`checks` has those that hold at every step).
 
-8. `converges`: lag falls below the RPO within a bound; `bounded leftovers`.
-9. `snapshots fall due`: each policy has a new one in time, where the guest runs and on its replicas.
-
-And once more `true reports` and `bad input is contained`, as they stand in the end.
+`converges`: lag falls below the RPO within a bound; `bounded leftovers`; `snapshots fall due`: each policy has a new
+one in time, where the guest runs and on its replicas; `true reports`; `bad input is contained`: nobody complains of it
+still.
 """
 
 import orjson
