@@ -167,6 +167,8 @@ class Checks(Audit):
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} on {storage.node}")
             if dataset.mark and self._newest_before(storage, vmid, what.guid) is not None:
                 self._violated("nothing foreign destroyed", f"{dataset.name}@{what.name} is of the newest point", vmid)
+            if dataset.mark:  # it comes once more if the guest goes back to it
+                self._bytes.pop((storage.node, vmid, dataset.mark.partition("/")[2], what.guid), None)
         if dataset.mark and isinstance(what, Snap) and (dataset.newest is None or dataset.newest.txg < what.txg):
             if self._gone(storage, dataset):
                 self._begins_anew(storage, dataset)
