@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -57,7 +56,7 @@ def shown(command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # not SIGINT, which a demo in a script's background ignores, and what it starts with it
         process.wait(30)
 
 
